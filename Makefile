@@ -1,0 +1,50 @@
+# make demo   everything: environment, corpus, features, the whole ablation, the report
+# make test   the tests          make lab   JupyterLab at the notebooks          make lint   ruff
+# make grid PARAMS=iemocap-frozen   the same grid with another params file
+
+PYTHON ?= python3
+PARAMS ?= demo
+CORES ?= all
+BIN := .venv/bin
+# one thread per job: the grid runs as many jobs as there are cores
+THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: demo grid test lab lint lock clean
+
+demo:
+	@$(MAKE) --no-print-directory grid PARAMS=demo
+
+grid: $(BIN)/.installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) --keep-going --rerun-incomplete \
+		--rerun-triggers params input --quiet rules host reason --config params=$(PARAMS)
+
+test: $(BIN)/.installed
+	@$(BIN)/python -m pytest
+
+lab: $(BIN)/.installed
+	@$(BIN)/jupyter lab notebooks
+
+lint: $(BIN)/.installed
+	@$(BIN)/ruff check .
+
+# needs uv; one resolution for Linux and macOS, Python 3.11-3.13, without index addresses
+lock:
+	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --fork-strategy fewest \
+		--no-header --no-annotate --quiet pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf outputs/$(PARAMS)
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11-3.13 (or make PYTHON=...)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: foalkit needs Python 3.11-3.13, $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "error: $(PYTHON) cannot make virtual environments; install its venv package (python3-venv)"; exit 1; }
+	@echo "setting up .venv from requirements.lock: some minutes and 6 GB, once"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock > .venv/install.log 2>&1 || \
+		{ tail -n 2 .venv/install.log; echo "error: installing failed; is the package index reachable from here? (.venv/install.log has it all)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >> .venv/install.log 2>&1 || \
+		{ tail -n 2 .venv/install.log; echo "error: foalkit itself could not be installed (.venv/install.log has it all)"; exit 1; }
+	@touch $@

@@ -1,0 +1,307 @@
+"""Encoders: a clip of one modality in, features `(T, D)` out; small, pinned, and checked for their width.
+
+An audio encoder takes 16 kHz mono samples `(S,)`; a video encoder takes RGB frames `(T, size, size, 3)`.
+Both are called with one clip and return float32 `(T, D)`; `identity` names all that shapes the result.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from foalkit import UserError
+from foalkit.data.media import SAMPLE_RATE, file_digest
+from foalkit.params import ClipImages, Hog, Imported, LogMel, Mfcc, WavLM, expand
+
+
+class Encoder(Protocol):
+    modality: str  # "audio", "video" or "imported"
+    width: int
+    identity: dict
+
+    def __call__(self, clip: np.ndarray) -> np.ndarray: ...
+
+
+def make_encoder(spec, weights_folder: Path) -> Encoder:
+    """The encoder that a params entry names; `weights_folder` holds the seeded weights of `model: small`.
+
+    Raises UserError for an unknown model, revision or file, and for a width that is not the params'.
+    """
+    kinds = {LogMel: LogMelEncoder, Mfcc: MfccEncoder, Hog: HogEncoder}
+    if type(spec) in kinds:
+        return kinds[type(spec)](spec)
+    return {WavLM: WavLMEncoder, ClipImages: ClipEncoder}[type(spec)](spec, weights_folder)
+
+
+class LogMelEncoder:
+    """Log-mel energies `(T, bands)` in nepers, one frame every `hop_ms`, window 25 ms."""
+
+    modality = "audio"
+
+    def __init__(self, spec: LogMel):
+        self.spec, self.width = spec, spec.bands
+        self.identity = {**spec.model_dump(), "librosa": _version("librosa")}
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        return np.log(_mel_power(samples, self.spec.bands, self.spec.hop_ms) + 1e-6).T
+
+
+class MfccEncoder:
+    """Mel-frequency cepstral coefficients `(T, coefficients)`, one frame every `hop_ms`, window 25 ms."""
+
+    modality = "audio"
+
+    def __init__(self, spec: Mfcc):
+        self.spec, self.width = spec, spec.coefficients
+        self.identity = {**spec.model_dump(), "librosa": _version("librosa")}
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        import librosa
+
+        decibels = librosa.power_to_db(_mel_power(samples, 40, self.spec.hop_ms))
+        return librosa.feature.mfcc(S=decibels, n_mfcc=self.spec.coefficients).T.astype(np.float32)
+
+
+class HogEncoder:
+    """Histograms of oriented gradients `(T, cells² · orientations)` per frame, cell energies square-rooted.
+
+    Each cell's histogram is divided by the mean norm of its picture's, so that contrast does not matter.
+    """
+
+    modality = "video"
+
+    def __init__(self, spec: Hog):
+        self.size, self.cell, self.bins = spec.size, spec.cell, spec.orientations
+        if spec.size % spec.cell:
+            raise UserError(f"features: hog size {spec.size} is not a multiple of its cell {spec.cell}")
+        self.width = (spec.size // spec.cell) ** 2 * spec.orientations
+        self.identity = spec.model_dump(exclude={"region", "every"})
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255  # (T, H, W)
+        dy, dx = np.gradient(grey, axis=(1, 2))
+        position = (np.arctan2(dy, dx) % np.pi) / np.pi * self.bins
+        low = np.floor(position)
+        share, strength = position - low, np.hypot(dx, dy)
+        cells = self.size // self.cell
+        result = np.empty((len(grey), cells, cells, self.bins), np.float32)
+        for b in range(self.bins):  # linear vote into the two nearest orientations
+            vote = strength * ((low % self.bins == b) * (1 - share) + ((low + 1) % self.bins == b) * share)
+            result[..., b] = vote.reshape(-1, cells, self.cell, cells, self.cell).mean((2, 4))
+        result = np.sqrt(result)
+        result /= np.sqrt((result**2).sum(-1).mean((1, 2)))[:, None, None, None] + 1e-6
+        return result.reshape(len(grey), -1)
+
+
+class WavLMEncoder:
+    """Hidden states `(T, 1024)` of a WavLM, 20 ms a frame, the waveform not normalised (spec section 1)."""
+
+    modality = "audio"
+
+    def __init__(self, spec: WavLM, weights_folder: Path):
+        import torch
+        from transformers import WavLMModel
+
+        source, revision = spec.model, spec.revision
+        if spec.model == "small":
+            source = str(_small_wavlm(weights_folder / "wavlm-small", spec.width))
+        if Path(source).is_dir():
+            revision = file_digest(Path(source) / "model.safetensors")[:16]
+        elif revision is None:
+            raise UserError(f"features.audio: {spec.model} is a hub name: pin its `revision` (a commit)")
+        try:
+            self.model = WavLMModel.from_pretrained(
+                source, revision=None if Path(source).is_dir() else revision, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"WavLM {spec.model} at {revision} cannot be loaded: {_first_line(error)}") from None
+        self.device = device(spec.device)
+        self.model.eval().requires_grad_(False).to(self.device)
+        self.width, self.layer = self.model.config.hidden_size, spec.layer
+        self.identity = {**spec.model_dump(exclude={"device"}), "revision": revision}
+        _check_width(spec.model, self.width, spec.width)
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            # shorter than the front end's receptive field of 400 samples gives no frame at all
+            wave = torch.from_numpy(np.pad(samples, (0, max(0, 400 - len(samples))))).to(self.device)
+            states = self.model(wave[None], output_hidden_states=self.layer != -1)
+            chosen = states.last_hidden_state if self.layer == -1 else states.hidden_states[self.layer]
+        return chosen[0].float().cpu().numpy()
+
+
+class ClipEncoder:
+    """CLIP's projected image embedding per frame `(T, 768)` (not the unprojected 1024-wide hidden state)."""
+
+    modality = "video"
+
+    def __init__(self, spec: ClipImages, weights_folder: Path):
+        import open_clip
+        import torch
+
+        name, pretrained, revision = spec.model, spec.pretrained, spec.revision
+        if spec.model == "small":
+            name, pretrained = _small_clip(weights_folder / "clip-small", spec.width)
+        elif pretrained is None:
+            raise UserError(f"features: CLIP {spec.model} needs `pretrained`: a hub repository or a file")
+        if os.path.isfile(pretrained):
+            revision = file_digest(Path(pretrained))[:16]
+        else:
+            if revision is None:
+                raise UserError(f"features: {pretrained} is a hub name: pin its `revision` (a commit)")
+            pretrained = _download(pretrained, "open_clip_model.safetensors", revision)
+        try:
+            self.model, _, _ = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"CLIP {name} cannot be loaded from {pretrained}: {_first_line(error)}") from None
+        self.device = device(spec.device)
+        self.model.eval().requires_grad_(False).to(self.device)
+        visual = self.model.visual
+        self.size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+        self.mean = torch.tensor(visual.image_mean, device=self.device)[:, None, None]
+        self.std = torch.tensor(visual.image_std, device=self.device)[:, None, None]
+        self.width, self.batch = visual.output_dim, spec.batch
+        self.identity = {**spec.model_dump(exclude={"device", "batch", "region", "every"}), "revision": revision}
+        _check_width(spec.model, self.width, spec.width)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        import torch
+
+        parts = []
+        with torch.inference_mode():
+            for part in torch.from_numpy(frames).split(self.batch):
+                pixels = part.to(self.device).permute(0, 3, 1, 2).float() / 255  # (T, 3, size, size)
+                parts.append(self.model.encode_image((pixels - self.mean) / self.std))
+        return torch.cat(parts).float().cpu().numpy()
+
+
+class ImportedFeatures:
+    """Features made elsewhere: `(T, width)` per utterance from .npy files found by the params' pattern."""
+
+    modality = "imported"
+
+    def __init__(self, spec: Imported):
+        self.folder, self.pattern, self.width = expand(spec.folder, "features.folder"), spec.pattern, spec.width
+        if not self.folder.is_dir():
+            raise UserError(f"features.folder: there is no folder {self.folder}")
+        self.identity = {"encoder": "imported", "width": spec.width}
+
+    def file(self, row) -> Path:
+        """The .npy file of a manifest row."""
+        return self.folder / self.pattern.format_map(row)
+
+    def read(self, row) -> np.ndarray:
+        """The row's features as float32 `(T, width)`.
+
+        Raises UserError when the file is missing, not an array of that width, or holds NaN.
+        """
+        file = self.file(row)
+        try:
+            array = np.load(file, allow_pickle=False)
+        except FileNotFoundError:
+            raise UserError(f"{file.name}: no imported features for utterance {row['utterance']}") from None
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(f"{file.name}: not a NumPy array ({_first_line(error)})") from None
+        if array.ndim != 2 or array.shape[1] != self.width or not len(array):
+            raise UserError(f"{file.name}: shape {array.shape}, expected (T, {self.width})")
+        if not np.isfinite(array).all():
+            raise UserError(f"{file.name}: holds NaN or infinity")
+        return array.astype(np.float32)
+
+
+def device(name: str) -> str:
+    """`auto` → `cuda` where there is one, else `cpu`.
+
+    Raises UserError for `cuda` on a machine without one.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda is asked for, but torch sees no GPU here; use auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _mel_power(samples: np.ndarray, bands: int, hop_ms: int) -> np.ndarray:
+    import librosa
+
+    return librosa.feature.melspectrogram(
+        y=samples, sr=SAMPLE_RATE, n_fft=512, win_length=400, hop_length=SAMPLE_RATE * hop_ms // 1000, n_mels=bands
+    )
+
+
+def _small_wavlm(folder: Path, width: int) -> Path:
+    """A WavLM of 2 layers with seeded random weights, saved once, with the real one's frame rate (20 ms)."""
+    import torch
+    from transformers import WavLMConfig, WavLMModel
+
+    if not (folder / "model.safetensors").exists():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            config = WavLMConfig(
+                hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * width,
+                conv_dim=(32,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, layerdrop=0.0,
+            )
+            _save_once(folder, lambda target: WavLMModel(config).save_pretrained(target))
+    return folder
+
+
+def _small_clip(folder: Path, width: int) -> tuple[str, str]:
+    """A CLIP of 2 layers with seeded random weights: its registered name and its weights file, saved once."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    name = f"small-{width}"
+    file = folder / "weights.safetensors"
+    if not file.exists():
+        config = {
+            "embed_dim": width,
+            "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
+            "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+        }
+
+        def write(target: Path) -> None:
+            (target / f"{name}.json").write_text(json.dumps(config))
+            open_clip.add_model_config(target / f"{name}.json")
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                save_file(open_clip.create_model(name).state_dict(), target / "weights.safetensors")
+
+        _save_once(folder, write)
+    open_clip.add_model_config(folder / f"{name}.json")
+    return name, str(file)
+
+
+def _save_once(folder: Path, write) -> None:
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True, exist_ok=True)
+    write(partial)
+    partial.rename(folder)
+
+
+def _download(repository: str, file: str, revision: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return hf_hub_download(repository, file, revision=revision)
+    except Exception as error:  # the hub client raises many unrelated kinds: absent, offline, forbidden
+        raise UserError(f"{repository} at {revision} cannot be loaded: {_first_line(error)}") from None
+
+
+def _check_width(name: str, width: int, expected: int) -> None:
+    if width != expected:
+        raise UserError(f"features: {name} gives {width} numbers a frame, the params say width {expected}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)

@@ -1,0 +1,343 @@
+"""The feature store: one packed fp16 array per stream and a Parquet index, built once, read without copying."""
+
+import fcntl
+import json
+import multiprocessing
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from foalkit import UserError
+from foalkit.data import media
+from foalkit.data.manifest import corpus_root, read_manifest
+from foalkit.params import Params, digest
+from foalkit.progress import progress
+from foalkit.records import write_json, write_parquet
+
+IN_MEMORY_BYTES = 4 << 30  # a store below this is read at once, in order: faster than a cold map
+
+
+class FeatureStore:
+    """Features of all utterances of one stream: `store[utterance]` is a float16 `(T, D)` view."""
+
+    def __init__(self, folder: Path):
+        self.info = json.loads((folder / "store.json").read_text())
+        index = pd.read_parquet(folder / "index.parquet")
+        self.width, self.digest = self.info["width"], self.info["digest"]
+        self.lengths = dict(zip(index["utterance"], index["frames"].tolist(), strict=True))
+        self._offsets = dict(zip(index["utterance"], index["offset"].tolist(), strict=True))
+        self._keys = dict(zip(index["utterance"], index["key"], strict=True))
+        file, shape = folder / "features.f16", (int(index["frames"].sum()), self.width)
+        if file.stat().st_size != 2 * shape[0] * shape[1]:
+            raise UserError(f"{folder}: features.f16 and its index disagree; delete the folder to rebuild it")
+        small = file.stat().st_size < IN_MEMORY_BYTES
+        self.packed = (
+            np.fromfile(file, np.float16).reshape(shape) if small else np.memmap(file, np.float16, "r", shape=shape)
+        )
+
+    def __getitem__(self, utterance: str) -> np.ndarray:
+        offset = self._offsets[utterance]
+        return self.packed[offset : offset + self.lengths[utterance]]
+
+    def batch(self, utterances) -> tuple[np.ndarray, np.ndarray]:
+        """Padded float32 `(B, T, D)` and its mask `(B, T)`, True where a frame is real."""
+        lengths = np.array([self.lengths[u] for u in utterances])
+        x = np.zeros((len(lengths), lengths.max(), self.width), np.float32)
+        for i, utterance in enumerate(utterances):
+            x[i, : lengths[i]] = self[utterance]
+        return x, np.arange(x.shape[1]) < lengths[:, None]
+
+    def key(self, utterance: str) -> str | None:
+        """What the stored features were made from (a digest), or None for an unknown utterance."""
+        return self._keys.get(utterance)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A params file's usable utterances and their features: what training reads."""
+
+    table: pd.DataFrame  # the manifest, less what had to be left out
+    left_out: pd.DataFrame  # utterance, reason
+    stores: dict[str, FeatureStore]
+    info: dict  # preprocess.json: digests, counts, ceilings
+    classes: list[str]
+
+    def labels(self, utterances) -> np.ndarray:
+        """Class numbers `(N,)` in the order of the params' classes."""
+        emotion = self.table.set_index("utterance")["emotion"].loc[list(utterances)]
+        return emotion.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
+
+
+def open_data(params: Params, streams=None) -> Data:
+    """Manifest and features of a params file, prepared now if they are not there or their params changed.
+
+    `streams` limits what is loaded into memory, not what is prepared.
+    """
+    folder = params.folder
+    try:
+        info = json.loads((folder / "preprocess.json").read_text())
+        fresh = info["params_digest"] == _params_digest(params)
+    except FileNotFoundError:
+        fresh = False
+    if not fresh:
+        return prepare(params)
+    names = params.features if streams is None else streams
+    return Data(
+        pd.read_parquet(folder / "manifest.parquet"), pd.read_parquet(folder / "left_out.parquet"),
+        {s: FeatureStore(folder / "features" / s) for s in names}, info, params.corpus.classes,
+    )
+
+
+def prepare(params: Params) -> Data:
+    """Read the corpus, build every stream's features (only where a key changed) and write preprocess.json last.
+
+    A bad utterance is listed with its reason and left out of all streams, so that every variant is tested on
+    the same utterances.
+    """
+    folder = params.folder
+    with _lock(folder / "features"):
+        root = corpus_root(params.corpus)
+        table, left_out = read_manifest(params.corpus)
+        stores, bad = {}, {}
+        digests = _media_digests(root, table, folder / "features" / "media_digests.parquet", params)
+        for stream in params.features:
+            stores[stream], failed = build(params, stream, table, root, digests)
+            for utterance, reason in failed.items():
+                bad.setdefault(utterance, f"{stream}: {reason}")
+        table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
+        if table.empty:
+            raise UserError(f"{root}: no utterance is left; the first reason: {next(iter(bad.values()))}")
+        left_out = pd.concat([left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])],
+                             ignore_index=True)
+        card = root / "card.json"
+        info = {
+            "params_digest": _params_digest(params),
+            "manifest_digest": digest(table.to_dict("list")),
+            "utterances": len(table),
+            "left_out": len(left_out),
+            "counts": table["emotion"].value_counts().reindex(params.corpus.classes).fillna(0).astype(int).to_dict(),
+            "longer_than_clip": int((table["end"] - table["start"] > params.clip.seconds).sum()),
+            "features": {s: stores[s].info for s in stores},
+            "ceilings": json.loads(card.read_text()).get("ceilings") if card.exists() else None,
+        }
+        write_parquet(folder / "manifest.parquet", table)
+        write_parquet(folder / "left_out.parquet", left_out)
+        write_json(folder / "preprocess.json", info)
+    return Data(table, left_out, stores, info, params.corpus.classes)
+
+
+def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests: dict[str, str]):
+    """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
+
+    Rows whose key is unchanged are copied from the store that is there. The new store is written beside it,
+    logged utterance by utterance so that a killed run resumes, and renamed into place when whole.
+    """
+    folder = params.folder / "features" / stream
+    reader = _Reader(params, stream, root)
+    keys = {row["utterance"]: reader.key(row, digests) for row in table.to_dict("records")}
+    old = FeatureStore(folder) if (folder / "store.json").exists() else None
+    if old and set(old.lengths) | set(old.info["failed"]) == set(keys) and all(
+        old.key(u) == keys[u] for u in old.lengths
+    ) and old.info["failed_keys"] == {u: keys[u] for u in old.info["failed"]}:
+        return old, old.info["failed"]
+
+    partial = folder.with_name(f"{stream}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    done = _resume(partial, keys, 2 * reader.width)
+    todo = [row for row in table.to_dict("records") if row["utterance"] not in done]
+    with (partial / "features.f16").open("ab") as data, (partial / "log.jsonl").open("a") as log:
+        offset = data.tell() // (2 * reader.width)
+        for row, result in progress(_results(reader, todo, old, keys), f"features of {stream}", len(todo)):
+            entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
+            if isinstance(result, str):
+                entry["failed"] = result
+            else:
+                data.write(result.tobytes())
+                data.flush()
+                entry |= {"offset": offset, "frames": len(result)}
+                offset += len(result)
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            done[row["utterance"]] = entry
+    entries = [done[u] for u in keys]  # table order
+    good = pd.DataFrame([e for e in entries if "failed" not in e], columns=["utterance", "offset", "frames", "key"])
+    failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
+    if good.empty and failed:
+        raise UserError(f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}")
+    write_parquet(partial / "index.parquet", good)
+    write_json(partial / "store.json", {
+        "width": reader.width, "encoder": reader.identity, "frames": int(good["frames"].sum()),
+        "digest": digest(dict(zip(good["utterance"], good["key"], strict=True))),
+        "failed": failed, "failed_keys": {u: keys[u] for u in failed},
+    })
+    (partial / "log.jsonl").unlink()
+    if old:
+        (folder / "store.json").unlink()  # from here on the old store does not count
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    partial.rename(folder)
+    return FeatureStore(folder), failed
+
+
+class _Reader:
+    """From a manifest row to features: which file, range and region, through which encoder."""
+
+    def __init__(self, params: Params, stream: str, root: Path):
+        from foalkit.data.encoders import ImportedFeatures, make_encoder
+
+        self.root, self.spec, self.seconds = root, params.features[stream], params.clip.seconds
+        if self.spec.encoder == "imported":
+            self.encoder = ImportedFeatures(self.spec)
+        else:
+            self.encoder = make_encoder(self.spec, params.folder / "weights")
+        self.width, self.identity = self.encoder.width, self.encoder.identity
+        # one light encoder per core; a large model is one process with all the cores, or a GPU
+        self.workers = os.cpu_count() or 1 if getattr(self.spec, "model", "small") == "small" else 1
+
+    def key(self, row: dict, digests: dict[str, str]) -> str:
+        """A digest of all that the row's features depend on."""
+        parts = {"encoder": self.identity, "seconds": self.seconds, "dtype": "float16"}
+        if self.encoder.modality == "imported":
+            file = self.encoder.file(row)
+            return digest({**parts, "file": media.file_digest(file) if file.exists() else None})
+        parts |= {"media": digests[row[self.encoder.modality]], "decoder": media.DECODER}
+        if self.encoder.modality == "video":
+            parts |= {"range": [row["start"], row["end"]], "region": self.spec.region, "every": self.spec.every,
+                      "box": None if row[self._column] is None else list(map(int, row[self._column]))}
+        return digest(parts)
+
+    def __call__(self, row: dict) -> np.ndarray:
+        modality = self.encoder.modality
+        if modality == "imported":
+            return self.encoder.read(row).astype(np.float16)
+        if not row[modality]:
+            raise media.MediaError(f"{row['utterance']}: has no {modality} file")
+        file = self.root / row[modality]
+        if modality == "audio":
+            clip = media.read_audio(file, 0.0, self.seconds)
+        else:
+            box = row[self._column]
+            if self.spec.region == "face":
+                if box is None:
+                    raise media.MediaError(f"{row['utterance']}: the manifest has no face box")
+                box = square(box)
+            end = min(row["end"], row["start"] + self.seconds)
+            clip = media.read_frames(
+                file, row["start"], end, crop=None if box is None else tuple(box), size=self.encoder.size
+            )[:: self.spec.every]
+        features = self.encoder(clip).astype(np.float16)
+        if not np.isfinite(features).all():
+            raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
+        return features
+
+    def one_thread_each(self) -> None:
+        """Called in each worker thread, so that the workers' matrix products do not share out the same cores."""
+        if self.spec.encoder in {"wavlm", "clip"}:
+            import torch
+
+            torch.set_num_threads(1)
+
+    @property
+    def _column(self) -> str:
+        return "face" if self.spec.region == "face" else "crop"
+
+
+def square(box) -> media.Box:
+    """The smallest square around a box with the same centre: resizing then keeps the face's proportions."""
+    x, y, width, height = map(int, box)
+    side = max(width, height)
+    return max(0, x - (side - width) // 2), max(0, y - (side - height) // 2), side, side
+
+
+def _results(reader: _Reader, rows: list[dict], old: FeatureStore | None, keys: dict[str, str]):
+    """Yield (row, float16 features or the reason why not) in order, unchanged rows straight from `old`."""
+    fresh = [r for r in rows if old is None or old.key(r["utterance"]) != keys[r["utterance"]]]
+    workers = min(reader.workers, len(fresh))
+    if workers > 1:
+        # threads: decoding, FFTs and matrix products release the interpreter's lock
+        with ThreadPoolExecutor(workers, initializer=reader.one_thread_each) as pool:
+            yield from _merge(rows, _in_order(pool, reader, fresh, ahead=4 * workers), old, keys)
+    else:
+        yield from _merge(rows, (_attempt(reader, row) for row in fresh), old, keys)
+
+
+def _merge(rows, fresh, old, keys):
+    for row in rows:
+        utterance = row["utterance"]
+        same = old is not None and old.key(utterance) == keys[utterance]
+        yield row, old[utterance] if same else next(fresh)
+
+
+def _attempt(reader: _Reader, row: dict):
+    try:
+        return reader(row)
+    except UserError as error:
+        return str(error)
+
+
+def _in_order(pool: ThreadPoolExecutor, reader: _Reader, rows: list[dict], ahead: int):
+    waiting = deque()
+    for row in rows:
+        waiting.append(pool.submit(_attempt, reader, row))
+        if len(waiting) > ahead:  # bounded: a slow disk must not pile up features in memory
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _resume(partial: Path, keys: dict[str, str], frame_bytes: int) -> dict[str, dict]:
+    """What a killed run had finished; the data file is cut back to the last whole utterance."""
+    log, data = partial / "log.jsonl", partial / "features.f16"
+    entries = []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the line that was being written
+    if any(keys.get(e["utterance"]) != e["key"] for e in entries):
+        entries = []  # the params or the media changed in between: start over
+    frames = sum(e.get("frames", 0) for e in entries)
+    if not data.exists() or data.stat().st_size < frames * frame_bytes:
+        entries, frames = [], 0
+    data.touch()
+    os.truncate(data, frames * frame_bytes)
+    log.write_text("".join(json.dumps(e) + "\n" for e in entries))
+    return {e["utterance"]: e for e in entries}
+
+
+def _media_digests(root: Path, table: pd.DataFrame, cache: Path, params: Params) -> dict[str, str]:
+    """SHA-256 per media file, remembered by size and time of change so that a corpus is hashed once."""
+    wanted = {"audio", "video"} if any(s.encoder != "imported" for s in params.features.values()) else set()
+    files = sorted({f for column in wanted for f in table[column].unique() if f})
+    known = {}
+    if cache.exists():
+        known = {(r.file, r.size, r.changed): r.digest for r in pd.read_parquet(cache).itertuples()}
+    rows = []
+    for file in progress(files, "media digests"):
+        stat = (root / file).stat()
+        found = known.get((file, stat.st_size, stat.st_mtime_ns))
+        rows.append((file, stat.st_size, stat.st_mtime_ns, found or media.file_digest(root / file)))
+    write_parquet(cache, pd.DataFrame(rows, columns=["file", "size", "changed", "digest"]))
+    return {file: value for file, _, _, value in rows}
+
+
+def _params_digest(params: Params) -> str:
+    return digest(params.model_dump(include={"corpus", "clip", "features"}))
+
+
+@contextmanager
+def _lock(folder: Path):
+    """One preparation at a time per outputs folder; a second one waits, then finds the work done."""
+    if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
+        raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,67 @@
+"""Explicit folds: leave one session (or a group of actors) out, the validation choice, and the checks."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from foalkit import UserError
+from foalkit.params import Params, digest
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold's utterances by side, and the groups (sessions or speakers) that each side holds."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+    groups: dict[str, list[str]]
+
+    @property
+    def digest(self) -> str:
+        return digest([self.train, self.validation, self.test])
+
+
+def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Split:
+    """The utterances of fold `fold` (1-based), checked for leaks.
+
+    honest: the next fold's groups validate; published: no validation, all the others train (protocol.md).
+    Raises UserError for a fold that does not exist and for any speaker or dialogue on two sides.
+    """
+    groups, count = params.folds.groups, len(params.folds.groups)
+    if not 1 <= fold <= count:
+        raise UserError(f"fold {fold} does not exist; folds are 1 to {count}")
+    test = groups[fold - 1]
+    validation = groups[fold % count] if protocol == "honest" else []
+    train = [g for group in groups for g in group if g not in test and g not in validation]
+    sides = {"train": train, "validation": validation, "test": test}
+    column = table[params.folds.by]
+    result = Split(**{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides)
+    check_split(table, result)
+    return result
+
+
+def check_split(table: pd.DataFrame, split: Split) -> None:
+    """Raise UserError naming the first speaker or dialogue found on two sides, or an empty side."""
+    side = {u: s for s in ("train", "validation", "test") for u in getattr(split, s)}
+    if not split.train or not split.test:
+        empty = "test" if split.train else "training"
+        raise UserError(f"the {empty} side of the fold is empty ({split.groups}): are all groups in the corpus?")
+    if len(side) != len(split.train) + len(split.validation) + len(split.test):
+        raise UserError("an utterance is on two sides of the split")
+    sides = table.assign(side=table["utterance"].map(side)).dropna(subset="side")
+    for column in ("speaker", "dialogue"):
+        spread = sides.groupby(column)["side"].unique()
+        for name, found in spread[spread.map(len) > 1].items():
+            raise UserError(f"{column} {name} is on two sides of the split: {' and '.join(sorted(found))}")
+
+
+def check_coverage(table: pd.DataFrame, params: Params) -> None:
+    """Raise UserError unless every utterance is tested exactly once over all folds."""
+    groups = pd.Series([g for group in params.folds.groups for g in group])
+    if groups.duplicated().any():
+        raise UserError(f"folds.groups: {groups[groups.duplicated()].iloc[0]} is tested twice")
+    column = table[params.folds.by]
+    never = sorted(set(column) - set(groups))
+    if never:
+        raise UserError(f"folds.groups: {', '.join(never)} would never be tested")

@@ -1,0 +1,85 @@
+"""The IEMOCAP reader: label files, sentence wavs and split-screen dialogue videos (corpora.md)."""
+
+import csv
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from foalkit import UserError
+
+LABEL_LINE = re.compile(
+    r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]"
+)
+CROPS = {"left": (52, 112, 256, 256), "right": (412, 112, 256, 256)}  # x, y, width, height of 720×480
+COUNTS = {  # the four-class set of the literature, 5 531 utterances
+    "emotion": {"happy": 1636, "neutral": 1708, "sad": 1084, "angry": 1103},
+    "session": {"Ses01": 1085, "Ses02": 1023, "Ses03": 1151, "Ses04": 1031, "Ses05": 1241},
+}
+
+
+def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
+    """All labelled turns under `root`/Session*/ as manifest rows, and (utterance, reason) for unusable ones.
+
+    Raises UserError when there is no label file at all.
+    """
+    files = sorted(f for f in root.glob("Session*/dialog/EmoEvaluation/*.txt") if not f.name.startswith("."))
+    if not files:
+        raise UserError(f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder")
+    faces = _face_boxes(root / "face_boxes.csv")
+    rows, left_out = [], []
+    for file in files:
+        dialogue, session = file.stem, file.parents[2]
+        video = session / "dialog" / "avi" / "DivX" / f"{dialogue}.avi"
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            if not line.startswith("[") or line.startswith("[START_TIME"):
+                continue
+            match = LABEL_LINE.match(line)
+            if not match:
+                left_out.append((f"{file.name}:{number}", f"{file.name} line {number} is not a label line"))
+                continue
+            start, end, utterance, label = float(match[1]), float(match[2]), match[3], match[4]
+            audio = session / "sentences" / "wav" / dialogue / f"{utterance}.wav"
+            reason = (
+                f"{file.name} line {number}: utterance {utterance} is not of dialogue {dialogue}"
+                if utterance.rsplit("_", 1)[0] != dialogue
+                else f"{file.name} line {number}: the time range {start}-{end} s is empty" if end <= start
+                else f"{audio.name} is missing" if not audio.exists()
+                else f"{video.name} is missing" if not video.exists() else None
+            )
+            if reason:
+                left_out.append((utterance, reason))
+                continue
+            gender = utterance.rsplit("_", 1)[1][0]  # who speaks, not whom the dialogue names
+            side = "left" if gender == dialogue[5] else "right"  # the named actor sits on the left
+            rows.append({
+                "utterance": utterance, "speaker": utterance[:5] + gender, "session": utterance[:5],
+                "dialogue": dialogue, "kind": "improvised" if "impro" in dialogue else "scripted",
+                "gender": gender, "label": label, "start": start, "end": end,
+                "audio": str(audio.relative_to(root)), "video": str(video.relative_to(root)),
+                "crop": CROPS[side], "face": faces.get((dialogue, side)),
+            })
+    return rows, left_out
+
+
+def assert_counts(table: pd.DataFrame) -> None:
+    """Raise UserError unless classes and sessions hold exactly the literature's 5 531 utterances."""
+    for column, expected in COUNTS.items():
+        found = table[column].value_counts().to_dict()
+        for key, count in expected.items():
+            if found.get(key, 0) != count:
+                raise UserError(
+                    f"IEMOCAP: {column} {key} has {found.get(key, 0)} utterances, the release has {count}: "
+                    "files are missing (or set corpus.assert_counts: false)"
+                )
+
+
+def _face_boxes(file: Path) -> dict[tuple[str, str], tuple[int, int, int, int]]:
+    # only the puppets know where their faces are; the real release has no such file
+    if not file.exists():
+        return {}
+    with file.open(newline="", encoding="utf-8") as lines:
+        return {
+            (r["dialogue"], r["side"]): (int(r["x"]), int(r["y"]), int(r["width"]), int(r["height"]))
+            for r in csv.DictReader(lines)
+        }

@@ -1,0 +1,142 @@
+"""Decode exactly a time range of a file: frames at the true frame rate, audio at 16 kHz mono (PyAV)."""
+
+import hashlib
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from foalkit import UserError
+
+SAMPLE_RATE = 16_000
+DECODER = f"pyav-{av.__version__}"
+Box = tuple[int, int, int, int]
+
+
+class MediaError(UserError):
+    """A file that cannot be used, with its name and the reason: the utterance is left out, the run goes on."""
+
+
+def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
+    """The samples of [start, end) seconds as 16 kHz mono float32 `(S,)` in [-1, 1].
+
+    Raises MediaError for a missing stream, an empty range, a truncated file or a track of zeros.
+    """
+    _check_range(file, start, end)
+    with _open(file) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{file.name}: no audio stream")
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        parts, last = [], SAMPLE_RATE * end
+        count = 0
+        for frame in [*_decode(container, file, container.streams.audio[0]), None]:
+            for part in resampler.resample(frame):
+                parts.append(part.to_ndarray()[0])
+                count += part.samples
+            if count >= last:
+                break
+    first = round(start * SAMPLE_RATE)
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    samples = samples[first : None if math.isinf(end) else round(end * SAMPLE_RATE)]
+    if not len(samples):
+        raise MediaError(f"{file.name}: no sound between {start} and {end} s (truncated?)")
+    if not samples.any():
+        raise MediaError(f"{file.name}: the audio track is silent (all zeros)")
+    return samples
+
+
+def read_frames(
+    file: Path, start: float = 0.0, end: float = math.inf, *, crop: Box | None = None, size: int | None = None
+) -> np.ndarray:
+    """The frames n with start ≤ n / fps < end, cropped and resized to `size`², as RGB uint8 `(T, H, W, 3)`.
+
+    Frame n is the one shown at n / fps by the stream's own clock. Raises MediaError for a missing stream, an
+    empty range, a truncated file or a crop outside the picture.
+    """
+    _check_range(file, start, end)
+    with _open(file) as container:
+        if not container.streams.video:
+            raise MediaError(f"{file.name}: no video stream")
+        stream = container.streams.video[0]
+        rate, origin = stream.average_rate, stream.start_time or 0
+        first, last = _frame_range(start, end, rate)
+        graph = _graph(stream, file, crop, size)
+        if first:  # land on a keyframe at or before the first frame, then decode forward
+            container.seek(origin + int((first - 1) / rate / stream.time_base), stream=stream)
+        frames = []
+        for frame in _decode(container, file, stream):
+            number = round((frame.pts - origin) * stream.time_base * rate)
+            if number >= last:
+                break
+            if number >= first:
+                graph.push(frame)
+                frames.append(graph.pull().to_ndarray(format="rgb24"))
+    whole = math.isinf(end) or len(frames) == last - first
+    # a turn may end a frame or two after the last picture; more than that is a truncated file
+    if not frames or not whole and last - first - len(frames) > 3:
+        wanted = "frames" if math.isinf(end) else f"{last - first} frames"
+        raise MediaError(f"{file.name}: {len(frames)} of the {wanted} from {start} to {end} s (truncated?)")
+    return np.stack(frames)
+
+
+def frame_rate(file: Path) -> Fraction:
+    """The video stream's true frame rate (30000/1001 for NTSC material), in frames per second."""
+    with _open(file) as container:
+        if not container.streams.video:
+            raise MediaError(f"{file.name}: no video stream")
+        return container.streams.video[0].average_rate
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _frame_range(start: float, end: float, rate: Fraction) -> tuple[int, float]:
+    # label times have four decimals: a bound within a microsecond of a frame's time means that frame
+    def bound(seconds: float) -> int:
+        return math.ceil(Fraction(seconds) * rate - Fraction(1, 100_000))
+
+    return bound(start), math.inf if math.isinf(end) else bound(end)
+
+
+def _check_range(file: Path, start: float, end: float) -> None:
+    if not 0 <= start < end:
+        raise MediaError(f"{file.name}: the time range {start}-{end} s is empty")
+
+
+def _open(file: Path):
+    try:
+        return av.open(str(file))
+    except FileNotFoundError:
+        raise MediaError(f"{file.name}: no such file") from None
+    except av.FFmpegError as error:
+        raise MediaError(f"{file.name}: cannot be opened as media ({error.strerror})") from None
+
+
+def _decode(container, file: Path, stream):
+    stream.thread_type = "NONE"  # one thread: the callers run in parallel, and results stay the same
+    try:
+        yield from container.decode(stream)
+    except av.FFmpegError as error:
+        raise MediaError(f"{file.name}: damaged or truncated ({error.strerror})") from None
+
+
+def _graph(stream, file: Path, crop: Box | None, size: int | None):
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(template=stream)]
+    if crop is not None:
+        x, y, width, height = crop
+        if x < 0 or y < 0 or x + width > stream.width or y + height > stream.height:
+            raise MediaError(f"{file.name}: crop {crop} is outside its {stream.width}×{stream.height} picture")
+        nodes.append(graph.add("crop", f"w={width}:h={height}:x={x}:y={y}:exact=1"))
+    if size is not None:
+        nodes.append(graph.add("scale", f"{size}:{size}:flags=bicubic+accurate_rnd+bitexact"))
+    nodes += [graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
+    for a, b in zip(nodes, nodes[1:], strict=False):
+        a.link_to(b)
+    graph.configure()
+    return graph

@@ -1,0 +1,192 @@
+"""Figures for notebooks and report: matplotlib figures from tables, shown with an alternative text."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+AUDIO, VIDEO, FUSED, PUBLISHED = "#d97706", "#2563a8", "#0f766e", "#9f1239"
+SPLIT = {"validation": VIDEO, "test": AUDIO}
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG; no date and no version inside, so that the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def show(figure: Figure, alt: str):
+    """The figure as a notebook output with its alternative text."""
+    from IPython.display import Image
+
+    return Image(png(figure), alt=alt)
+
+
+def contact_sheet(table: pd.DataFrame, root: Path, classes: list[str], column: str = "crop", per_class: int = 6,
+                  size: int = 128) -> Figure:
+    """The middle frame of some utterances per class, cropped as training sees them: is it the right person?
+
+    `column` is the manifest's box, `crop` or `face`.
+    """
+    from foalkit.data import media
+    from foalkit.data.features import square
+
+    figure = Figure(figsize=(1.25 * per_class, 1.4 * len(classes)))
+    axes = figure.subplots(len(classes), per_class, squeeze=False)
+    for row, emotion in zip(axes, classes, strict=True):
+        for ax in row:
+            ax.axis("off")
+        # one per speaker first, so that the sheet shows as many faces as it can
+        part = table[(table["emotion"] == emotion) & (table["video"] != "")]
+        part = part[part["end"] - part["start"] > 0.3].groupby("speaker").nth(1)
+        for ax, turn in zip(row, part.head(per_class).to_dict("records"), strict=False):
+            box = turn[column]
+            middle = (turn["start"] + min(turn["end"], turn["start"] + 4)) / 2
+            frame = media.read_frames(
+                root / turn["video"], middle, middle + 0.05, size=size,
+                crop=None if box is None else square(box) if column == "face" else tuple(box),
+            )
+            ax.imshow(frame[0])
+            ax.set_title(turn["speaker"], fontsize=7, color=MUTED, pad=2)
+        row[0].text(-0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK)
+    return figure
+
+
+def waveforms(table: pd.DataFrame, root: Path, classes: list[str], seconds: float) -> Figure:
+    """One utterance per class: its waveform above its log-mel spectrum (dB), on one time axis (s)."""
+    import librosa
+
+    from foalkit.data import media
+
+    figure = Figure(figsize=(2.6 * min(len(classes), 4), 3.4 * -(-len(classes) // 4)), layout="constrained")
+    grid = figure.subplots(2 * -(-len(classes) // 4), min(len(classes), 4), squeeze=False, sharey="row")
+    for i, emotion in enumerate(classes):
+        part = table[table["emotion"] == emotion]
+        turn = part.iloc[len(part) // 2]
+        samples = media.read_audio(root / turn["audio"], 0.0, seconds)
+        wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
+        length = len(samples) / media.SAMPLE_RATE
+        wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)
+        wave.set_title(f"{emotion}\n{turn['utterance']}", fontsize=8)
+        power = librosa.feature.melspectrogram(y=samples, sr=media.SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64)
+        mel.imshow(librosa.power_to_db(power, top_db=70), origin="lower", aspect="auto", cmap="magma",
+                   extent=(0, length, 0, 64))
+        mel.set_xlabel("s")
+        wave.tick_params(labelbottom=False)
+    for ax in grid.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def loss_curves(history: pd.DataFrame) -> Figure:
+    """Training loss per term over epochs, one panel a term (their scales differ 30-fold)."""
+    names = {"ce": "L_CE", "avel": "L_AVEL", "mem": "L_MEM", "temperature": "τ"}
+    kept = [n for n in names if n in history]
+    figure = Figure(figsize=(2.5 * len(kept), 2.2), layout="constrained")
+    for ax, name in zip(figure.subplots(1, len(kept), squeeze=False)[0], kept, strict=True):
+        ax.plot(history["epoch"], history[name], color=FUSED)
+        _plain(ax, names[name])
+    return figure
+
+
+def score_curves(history: pd.DataFrame, scores: dict[str, dict]) -> Figure:
+    """WA and UA over epochs on validation and test, with the epoch each selection rule takes."""
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    marks = {"validation": ("o", INK), "last": ("s", MUTED), "test": ("X", PUBLISHED)}
+    for ax, metric in zip(figure.subplots(1, 2, sharey=True), ("ua", "wa"), strict=True):
+        for side, colour in SPLIT.items():
+            if f"{side}_{metric}" in history:
+                ax.plot(history["epoch"], history[f"{side}_{metric}"], color=colour, label=side)
+        for rule, chosen in scores.items():
+            marker, colour = marks[rule]
+            ax.plot(chosen["epoch"], chosen[metric], marker, color=colour, ms=7, label=f"chosen by {rule}", ls="")
+        _plain(ax, metric.upper())
+        ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    ax.legend(fontsize=7, frameon=False, loc="lower right")
+    return figure
+
+
+def confusion(counts: pd.DataFrame, title: str = "", ax=None) -> Figure:
+    """A confusion matrix: counts, and row percentages as colour and text."""
+    figure = ax.figure if ax is not None else Figure(figsize=(0.75 * len(counts) + 1.2, 0.65 * len(counts) + 0.9),
+                                                     layout="constrained")
+    ax = figure.subplots() if ax is None else ax
+    share = counts / counts.sum(axis=1).clip(lower=1).to_numpy()[:, None]
+    ax.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    for i in range(len(counts)):
+        for j in range(len(counts)):
+            ax.text(j, i, f"{share.iat[i, j]:.0%}\n{counts.iat[i, j]}", ha="center", va="center", fontsize=7,
+                    color="white" if share.iat[i, j] > 0.55 else INK)
+    ax.set_xticks(range(len(counts)), counts.columns, rotation=30, ha="right", fontsize=8)
+    ax.set_yticks(range(len(counts)), counts.index, fontsize=8)
+    ax.set(xlabel="predicted", ylabel="true")
+    ax.set_title(title, fontsize=9)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def fold_points(scores: pd.DataFrame) -> Figure:
+    """UA and WA on each fold's test side (columns fold, seed, ua, wa), one point a seed, the mean as a line."""
+    import seaborn as sns
+
+    figure = Figure(figsize=(6.5, 2.6), layout="constrained")
+    for ax, metric in zip(figure.subplots(1, 2, sharey=True), ("ua", "wa"), strict=True):
+        sns.stripplot(data=scores, x="fold", y=metric, ax=ax, color=FUSED, size=7, jitter=False)
+        ax.axhline(scores[metric].mean(), color=INK, lw=1, ls="--")
+        ax.text(0.99, scores[metric].mean(), f" mean {scores[metric].mean():.1%}", fontsize=7, color=INK,
+                va="bottom", ha="right", transform=ax.get_yaxis_transform())
+        _plain(ax, metric.upper())
+        ax.set_xlabel("fold (test side)")
+        ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
+    return figure
+
+
+def ablation(rows: pd.DataFrame, points: pd.DataFrame, ceilings: dict[str, float] | None, chance: float) -> Figure:
+    """UA per variant: pooled value with its interval, a point per fold and seed, ceilings and chance as lines.
+
+    `rows` has variant, label, modality, ua_pooled, ua_low, ua_high; `points` has variant and ua.
+    """
+    figure = Figure(figsize=(8.5, 0.52 * len(rows) + 1.3), layout="constrained")
+    ax = figure.subplots()
+    colour = {"V": VIDEO, "A": AUDIO, "A+V": FUSED}
+    spread = np.linspace(-0.14, 0.14, 7)
+    for y, row in enumerate(rows.to_dict("records")):
+        c = colour.get(row["modality"], INK)
+        mine = points.loc[points["variant"] == row["variant"], "ua"].to_numpy()
+        ax.scatter(mine, y + 0.02 + spread[np.arange(len(mine)) % 7], s=16, color=c, alpha=0.35, lw=0)
+        ax.plot([row["ua_low"], row["ua_high"]], [y, y], color=c, lw=3, solid_capstyle="round")
+        ax.plot(row["ua_pooled"], y, "o", color="white", mec=c, mew=2, ms=8)
+        if ceilings:
+            ceiling = ceilings[{"V": "video", "A": "audio"}.get(row["modality"], "both")]
+            ax.plot([ceiling, ceiling], [y - 0.42, y + 0.42], color=INK, lw=1.4)
+    if ceilings:
+        ax.plot([], [], color=INK, lw=1.4, label="known ceiling of the modality")
+    ax.axvline(chance, color=MUTED, lw=1, ls=":", label="chance")
+    ax.plot([], [], "o", color="white", mec=INK, mew=2, label="pooled UA, 95 % interval by speaker")
+    ax.scatter([], [], s=16, color=INK, alpha=0.35, lw=0, label="one fold")
+    ax.set_yticks(range(len(rows)), rows["label"])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
+    ax.set_xlabel("UA on unseen speakers")
+    ax.grid(axis="x", color=GRID, lw=0.8)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(fontsize=7, frameon=False, loc="outside upper center", ncols=4)
+    return figure
+
+
+def _plain(ax, title: str) -> None:
+    ax.set_title(title, fontsize=9, color=INK)
+    ax.set_xlabel("epoch", fontsize=8)
+    ax.set_ylabel("")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.grid(color=GRID, lw=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)

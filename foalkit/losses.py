@@ -1,0 +1,141 @@
+"""Foal-Net's two auxiliary losses: emotion alignment (AVEL) and label matching (MEM) with hard negatives.
+
+Li, Gao, Wen, Wang, Li, "Enhancing Modal Fusion by Alignment and Label Matching for Multimodal Emotion
+Recognition", Interspeech 2024, doi 10.21437/Interspeech.2024-1462. Where paper and released code part
+(the ledger's rows 1-3) an argument chooses; the loss weights (row 4) are the training loop's, which adds the
+terms. Everything is computed in at least fp32, under autocast too: at τ = 0.07 bf16 moves a logit by 0.06.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Avel(NamedTuple):
+    """Scalars `loss`, `a2v`, `v2a`, and `similarity` `(N, N)`: row i is audio i with every video, over τ."""
+
+    loss: Tensor
+    a2v: Tensor
+    v2a: Tensor
+    similarity: Tensor
+
+
+class Negatives(NamedTuple):
+    """Batch indices `(N,)`: `video` for audio queries, `audio` for video queries; `valid` `(N,)` is bool."""
+
+    video: Tensor
+    audio: Tensor
+    valid: Tensor
+
+
+class Mem(NamedTuple):
+    """Scalars `loss`, `a2v`, `v2a`."""
+
+    loss: Tensor
+    a2v: Tensor
+    v2a: Tensor
+
+
+def avel(
+    audio: Tensor,
+    video: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    *,
+    normalise_targets: bool = False,
+) -> Avel:
+    """Audio-video emotion alignment of two projections `(N, D)` with labels `(N,)` (section 3; rows 2 and 3).
+
+    Cosine similarities are *divided* by `temperature`, a float or a 0-d tensor, which may be learnable. The
+    target of a pair is 1 where the emotions are equal; `normalise_targets` divides it by the row's number of
+    positives, which weakens the loss about 16-fold at 64 samples of four classes.
+    Raises ValueError for shapes that do not fit and for a float temperature that is not positive.
+    """
+    if audio.ndim != 2 or audio.shape != video.shape or labels.shape != audio.shape[:1]:
+        raise ValueError(
+            "avel needs audio and video (N, D) and labels (N,), "
+            f"not {tuple(audio.shape)}, {tuple(video.shape)} and {tuple(labels.shape)}"
+        )
+    # A learnable temperature is not checked: the released code leaves it unclamped, and looking would stall
+    # the GPU in every step.
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"temperature divides the similarities and must be positive, not {temperature}")
+    with torch.autocast(audio.device.type, enabled=False):
+        cosine = F.normalize(_wide(audio), dim=1) @ F.normalize(_wide(video), dim=1).T
+        similarity = cosine / temperature
+    target = (labels[:, None] == labels).to(similarity.dtype)  # (N, N), symmetric: it serves both directions
+    if normalise_targets:
+        target = target / target.sum(1, keepdim=True)  # the own pair counts, so never 0
+    a2v = F.cross_entropy(similarity, target)
+    v2a = F.cross_entropy(similarity.T, target)
+    return Avel((a2v + v2a) / 2, a2v, v2a, similarity)
+
+
+@torch.no_grad()
+def hard_negatives(
+    similarity: Tensor,
+    labels: Tensor,
+    *,
+    how: str = "argmax",
+    generator: torch.Generator | None = None,
+) -> Negatives:
+    """One in-batch partner of another emotion per sample and direction, without gradient (section 4; row 1).
+
+    `similarity` `(N, N)` is AVEL's; audio query i reads its row i, video query i its column i. `how` is
+    "argmax", the most similar one [paper], or "multinomial", one draw from the softmax over the other
+    emotions [released code], with `generator` (on the device of `similarity`) where given. Where the batch
+    holds no other emotion, the index is the sample's own and `valid` False. Raises ValueError for another
+    `how` and for shapes that do not fit.
+    """
+    if labels.ndim != 1 or similarity.shape != (len(labels), len(labels)):
+        raise ValueError(
+            "hard_negatives needs similarity (N, N) and labels (N,), "
+            f"not {tuple(similarity.shape)} and {tuple(labels.shape)}"
+        )
+    other = labels[:, None] != labels  # (N, N), symmetric
+    valid = other.any(1)
+    # A row without another emotion may choose itself, so that no row is empty and the softmax never 0 / 0.
+    allowed = other | torch.diag(~valid)
+    both = torch.stack([similarity, similarity.T])  # (2, N, N): audio queries, video queries
+    both = both.masked_fill(~allowed, -torch.inf)
+    if how == "argmax":
+        chosen = both.argmax(2)
+    elif how == "multinomial":
+        chosen = both.softmax(2).flatten(0, 1).multinomial(1, generator=generator).view(2, -1)
+    else:
+        raise ValueError(f'how must be "argmax" or "multinomial", not {how!r}')
+    return Negatives(chosen[0], chosen[1], valid)
+
+
+def mem(
+    a2v_positive: Tensor, a2v_negative: Tensor, v2a_positive: Tensor, v2a_negative: Tensor, valid: Tensor
+) -> Mem:
+    """Emotion label matching: cross-entropy over 2N pairs per direction, logits `(N, 2)`, class 1 = match.
+
+    Samples with `valid` `(N,)` False had no negative; both of their pairs are left out, and a batch of such
+    samples alone gives 0 with a zero gradient (section 4). Raises ValueError for shapes that do not fit.
+    """
+    for logits in (a2v_positive, a2v_negative, v2a_positive, v2a_negative):
+        if valid.ndim != 1 or logits.shape != (len(valid), 2):
+            raise ValueError(
+                f"mem needs logits (N, 2) and valid (N,), not {tuple(logits.shape)} and {tuple(valid.shape)}"
+            )
+    a2v = _matching(a2v_positive, a2v_negative, valid)
+    v2a = _matching(v2a_positive, v2a_negative, valid)
+    return Mem((a2v + v2a) / 2, a2v, v2a)
+
+
+def _matching(positive: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
+    skip = -100
+    target = torch.cat([torch.where(valid, match, skip) for match in (1, 0)])  # (2N,)
+    total = F.cross_entropy(
+        _wide(torch.cat([positive, negative])), target, ignore_index=skip, reduction="sum"
+    )
+    return total / (2 * valid.sum()).clamp(min=1)  # the mean, but 0 rather than 0 / 0 where nothing counts
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` in fp32, or in fp64 where it is already."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,117 @@
+"""Input layers that may stand before a stream, so that features of any width fit the model's heads.
+
+Each maps a stream `(B, T, dim)` and its bool mask `(B, T)` to a stream `(B, T', width)` and its mask, and
+has `.width`. They are not in the paper and start as PyTorch starts its layers: N(0, 0.02²), Foal-Net's start
+for widths near 1 000, would shrink a stream of 7 columns 20-fold.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foalkit.models.foalnet import LayerNorm
+
+
+class Identity(nn.Module):
+    """The stream as it is: `width` = `dim`."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.width = dim
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return x, mask
+
+
+class LinearInput(nn.Module):
+    """A learned linear per frame: `(B, T, dim)` to `(B, T, width)`, the mask unchanged."""
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.width = width
+        self.linear = nn.Linear(dim, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(x), mask
+
+
+class ConvInput(nn.Module):
+    """A small trainable encoder over time for weight-free features such as log-mels: T' = ceil(T / stride).
+
+    Each layer: convolution, LayerNorm over the channels of a frame, GELU, dropout; the first ones halve the
+    rate until `stride` is reached (4 over three layers: 2, 2, 1). A clip's result does not depend on its
+    padding, and a clip with a real frame keeps one. Raises ValueError for an even or too small kernel and for
+    a stride that is not a power of two of at most `layers` halvings.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        *,
+        layers: int = 3,
+        stride: int = 4,
+        kernel: int = 5,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        # Odd, so that frame t of the output is centred on a frame of the input; at least 3, so that halving
+        # the rate skips none.
+        if kernel < 3 or kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd and at least 3, not {kernel}")
+        halvings = stride.bit_length() - 1
+        if stride < 1 or stride != 2**halvings or halvings > layers:
+            raise ValueError(f"stride must be a power of two up to 2^layers = {2**layers}, not {stride}")
+        self.width = width
+        self.dropout = nn.Dropout(dropout)
+        self.convs = nn.ModuleList(
+            nn.Conv1d(
+                width if i else dim, width, kernel, stride=2 if i < halvings else 1, padding=kernel // 2
+            )
+            for i in range(layers)
+        )
+        # Over one frame's channels only: a norm over time would read the padding.
+        self.norms = nn.ModuleList(LayerNorm(width) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.masked_fill(~mask[..., None], 0)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(conv(x.transpose(1, 2)).transpose(1, 2))  # (B, T, D) -> (B, ceil(T / stride), width)
+            mask = _halved(mask) if conv.stride == (2,) else mask
+            # Biases fill the padding again; the next convolution would carry it into the last real frames.
+            x = self.dropout(F.gelu(x)).masked_fill(~mask[..., None], 0)
+        return x, mask
+
+
+def _halved(mask: Tensor) -> Tensor:
+    """`(B, T)` to `(B, ceil(T / 2))`: real where either frame was."""
+    return F.pad(mask, (0, mask.shape[1] % 2)).unflatten(1, (-1, 2)).any(2)
+
+
+def build_input(kind: str, dim: int, width: int | None = None, **options: float) -> nn.Module:
+    """The input layer named by `kind`: "none", "linear" or "conv" (whose `options` are ConvInput's).
+
+    Raises ValueError for another kind, for a learned layer without a width and for "none" with another
+    width; TypeError for an option the layer does not know.
+    """
+    if kind == "none":
+        if width not in (None, dim):
+            raise ValueError(f'input "none" keeps the width {dim}; for {width} choose "linear" or "conv"')
+        return Identity(dim, **options)
+    layers = {"linear": LinearInput, "conv": ConvInput}
+    if kind not in layers:
+        raise ValueError(f'input must be "none", "linear" or "conv", not {kind!r}')
+    if width is None:
+        raise ValueError(f'input "{kind}" needs a width')
+    return layers[kind](dim, width, **options)
+
+
+class Standardise(nn.Module):
+    """Zero mean and unit deviation per feature, by fixed statistics `(dim,)` of the training side."""
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std

@@ -1,0 +1,60 @@
+"""What a notebook's first cells need: checked parameters, and a look at what they mean."""
+
+import ast
+from dataclasses import dataclass
+
+from foalkit import UserError
+from foalkit.params import Params, Protocol, load, nearest
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook's validated parameters."""
+
+    params: Params
+    variant: str | None = None
+    fold: int | None = None
+    seed: int | None = None
+    protocol: Protocol = "honest"
+
+
+def start(*, params: str, overrides: str = "", **chosen) -> Job:
+    """Validate a notebook's parameters before any work.
+
+    Raises UserError for a parameter that papermill injected but the notebook does not have (papermill itself
+    only warns), for an unknown params file, variant or protocol (naming the nearest), and for a fold that
+    does not exist.
+    """
+    known = {"params", "overrides", *chosen}
+    for name in _injected() - known:
+        raise UserError(f"unknown notebook parameter {name!r}; {nearest(name, sorted(known))}")
+    loaded = load(params, overrides)
+    if chosen.get("variant") is not None:
+        loaded.for_variant(chosen["variant"])
+    protocol = chosen.get("protocol", "honest")
+    if protocol not in ("honest", "published"):
+        raise UserError(f"unknown protocol {protocol!r}; {nearest(str(protocol), ['honest', 'published'])}")
+    for name in ("fold", "seed"):
+        value = chosen.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise UserError(f"{name} must be a whole number, got {value!r}")
+    fold, folds = chosen.get("fold"), len(loaded.folds.groups)
+    if fold is not None and not 1 <= fold <= folds:
+        raise UserError(f"fold {fold} does not exist; params {loaded.name} has folds 1 to {folds}")
+    return Job(loaded, **chosen)
+
+
+def _injected() -> set[str]:
+    """The names that papermill's injected cell assigned, found among the cells this kernel has run."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return set()
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell is not None else []
+    names = set()
+    for cell in cells:
+        if cell.startswith("# Parameters\n"):
+            for node in ast.parse(cell).body:
+                names |= {t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)}
+    return names

@@ -1,0 +1,347 @@
+"""One validated, frozen `Params` object from params/<name>.yaml, an ablation variant and overrides."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from foalkit import ROOT, UserError
+
+Modality = Literal["audio", "video", "face"]
+Protocol = Literal["honest", "published"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Puppets(Strict):
+    """The generated demo corpus (foalkit.data.puppets)."""
+
+    seed: int = 1
+    turns_per_session: int = Field(90, ge=8)
+
+
+class Corpus(Strict):
+    """Where the recordings lie, who reads them, and which label means which class."""
+
+    reader: Literal["iemocap", "ravdess"]
+    root: str  # relative to the project; $NAME is taken from the environment
+    generate: Puppets | None = None  # written to `root` when it is not there yet
+    labels: dict[str, str]  # the corpus's label → class; labels not named are left out
+    classes: list[str]  # the order of the logits
+    assert_counts: bool = False  # the real IEMOCAP: stop unless the counts are those of the literature
+
+    @model_validator(mode="after")
+    def _labels_name_classes(self):
+        if set(self.labels.values()) != set(self.classes):
+            raise ValueError(f"labels map to {sorted(set(self.labels.values()))}, classes are {self.classes}")
+        return self
+
+
+class Clip(Strict):
+    """The part of an utterance that is used: its first `seconds` (paper: 6 s)."""
+
+    seconds: float = Field(6.0, gt=0)
+
+
+class LogMel(Strict):
+    """Log-mel spectrum (librosa) of 16 kHz audio: 25 ms windows; `hop_ms` in milliseconds."""
+
+    encoder: Literal["log-mel"]
+    bands: int = 64
+    hop_ms: int = 10
+
+
+class Mfcc(Strict):
+    """Mel-frequency cepstral coefficients (librosa) of 16 kHz audio."""
+
+    encoder: Literal["mfcc"]
+    coefficients: int = 13
+    hop_ms: int = 10
+
+
+class WavLM(Strict):
+    """A WavLM (transformers) by hub name or local folder; `layer` indexes its hidden states, -1 is the last."""
+
+    encoder: Literal["wavlm"]
+    model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
+    revision: str | None = None
+    width: int = 1024
+    layer: int = -1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class ClipImages(Strict):
+    """CLIP's projected image embedding per frame (open_clip), of the whole picture or the face."""
+
+    encoder: Literal["clip"]
+    model: str  # an open_clip architecture, or `small` (seeded random weights, written on first use)
+    pretrained: str | None = None  # a hub repository of open_clip weights, or a local .safetensors file
+    revision: str | None = None  # the hub commit
+    width: int = 768
+    region: Literal["picture", "face"] = "picture"
+    every: int = Field(1, ge=1)  # use each n-th frame
+    batch: int = 64
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Hog(Strict):
+    """Histograms of oriented gradients per frame (weight-free), `size` pixels square in cells of `cell`."""
+
+    encoder: Literal["hog"]
+    size: int = 64
+    cell: int = 8
+    orientations: int = 8
+    region: Literal["picture", "face"] = "picture"
+    every: int = Field(1, ge=1)
+
+
+class Imported(Strict):
+    """Features made elsewhere: one .npy of shape (T, D) per utterance under `folder`."""
+
+    encoder: Literal["imported"]
+    folder: str
+    pattern: str = "{utterance}.npy"  # may name any text column of the manifest
+    width: int
+
+
+Features = Annotated[
+    LogMel | Mfcc | WavLM | ClipImages | Hog | Imported, Field(discriminator="encoder")
+]
+
+
+class Input(Strict):
+    """What stands between a stream's features and the fusion: nothing, a linear layer, or 1-D convolutions."""
+
+    kind: Literal["none", "linear", "conv"] = "none"
+    width: int | None = None
+    layers: int = 3
+    stride: int = 4
+    kernel: int = 5
+    dropout: float = 0.1
+
+
+class Model(Strict):
+    """Foal-Net's sizes (paper section 2 and released code); `inputs` per stream."""
+
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+    projection_dim: int = 512
+    projection_dropout: float = 0.5
+    inputs: dict[Modality, Input] = {}
+
+
+class Loss(Strict):
+    """L = cross-entropy + avel · L_AVEL + mem · L_MEM, with the ledger's rows 1-4."""
+
+    avel: float = Field(1.0, ge=0)
+    mem: float = Field(0.1, ge=0)
+    hard_negatives: Literal["argmax", "multinomial"] = "argmax"  # ledger 1: paper | code
+    temperature: float = Field(2.659, gt=0)  # ledger 2: a divisor
+    learn_temperature: bool = True
+    normalise_targets: bool = False  # ledger 3
+
+
+class Training(Strict):
+    """The loop. CPU runs with the same params, seed and `threads` give the same bytes."""
+
+    epochs: int = Field(40, ge=1)
+    batch: int = Field(64, ge=2)
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    sampler: Literal["balanced", "shuffle"] = "balanced"
+    positive_pass: Literal["shared", "separate"] = "shared"  # the released code fuses the positives twice
+    standardise: list[Modality] = []  # zero mean, unit deviation per feature, from training utterances
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = Field(1, ge=1)
+
+
+class Folds(Strict):
+    """Which groups are held out: IEMOCAP's sessions one by one, or RAVDESS's actors by the list."""
+
+    by: Literal["session", "speaker"] = "session"
+    groups: list[list[str]]  # the sessions or speakers that each fold holds out
+
+
+class Variant(Strict):
+    """One row of the ablation: the question it answers, its streams, and what it sets."""
+
+    question: str
+    label: str
+    modality: str
+    streams: list[Modality]
+    set: dict[str, Any] = {}
+    published: dict[str, tuple[float, float]] = {}  # method → (UA, WA) in percent, as printed
+    note: str = ""
+
+
+class Params(Strict):
+    """Everything a run depends on; unknown keys are errors that name the nearest valid one."""
+
+    name: str
+    about: str
+    outputs: str  # folder, relative to the project
+    corpus: Corpus
+    clip: Clip = Clip()
+    features: dict[Modality, Features]
+    folds: Folds
+    model: Model = Model()
+    loss: Loss = Loss()
+    training: Training = Training()
+    seeds: list[int] = [0]
+    ablation: dict[Protocol, list[str]]
+    variants: dict[str, Variant]
+
+    @model_validator(mode="after")
+    def _names_exist(self):
+        for protocol, names in self.ablation.items():
+            for name in names:
+                if name not in self.variants:
+                    raise ValueError(f"ablation.{protocol}: {_unknown('variant', name, self.variants)}")
+                for stream in self.variants[name].streams:
+                    if stream not in self.features:
+                        raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The outputs folder of this params file, absolute."""
+        return ROOT / self.outputs
+
+    def for_variant(self, variant: str) -> "Params":
+        """The params with the variant's own settings applied.
+
+        Raises UserError for an unknown variant, naming the nearest.
+        """
+        if variant not in self.variants:
+            raise UserError(_unknown("variant", variant, self.variants))
+        data = self.model_dump()
+        for key, value in self.variants[variant].set.items():
+            _put(data, key, value, where=f"variant {variant}")
+        return _validate(data, f"variant {variant}")
+
+    def digest(self, variant: str) -> str:
+        """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
+        p = self.for_variant(variant)
+        kept = p.model_dump(include={"corpus", "clip", "folds", "model", "loss", "training"})
+        kept["streams"] = {s: p.features[s].model_dump() for s in p.variants[variant].streams}
+        return digest(kept)
+
+
+def digest(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of `value`'s canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Params:
+    """Read params/<name>.yaml (or a path to such a file) and the ablation variants, apply `key=value` overrides.
+
+    Raises UserError for a missing file, an unknown key (naming the nearest valid one) or a bad value.
+    """
+    path = Path(params)
+    if path.suffix not in {".yaml", ".yml"}:
+        known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml") if p.stem != "variants")
+        if params not in known:
+            raise UserError(_unknown("params file", str(params), known))
+        path = ROOT / "params" / f"{params}.yaml"
+    elif not path.is_absolute():
+        path = ROOT / path
+    data = {"name": path.stem, "outputs": f"outputs/{path.stem}", **_read_yaml(path)}
+    data["variants"] = {**_read_yaml(ROOT / "params" / "variants.yaml"), **data.get("variants", {})}
+    for item in overrides.split() if isinstance(overrides, str) else overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"override {item!r}: write key=value, for example training.epochs=2")
+        _put(data, key, yaml.safe_load(value), where="overrides")
+    return _validate(data, str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
+
+
+def expand(path: str, what: str) -> Path:
+    """An absolute path from one that may start in the project and name $VARIABLES.
+
+    Raises UserError when a variable is not set.
+    """
+    missing = [n for n in re.findall(r"\$\{?(\w+)", path) if n not in os.environ]
+    if missing:
+        raise UserError(f"{what} is {path}, but ${missing[0]} is not set: export {missing[0]}=<folder>")
+    return ROOT / Path(os.path.expandvars(path)).expanduser()
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """`; did you mean 'fold'?` for the closest of `known`, or a list of all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def _unknown(what: str, name: str, known: typing.Iterable[str]) -> str:
+    return f"unknown {what} {name!r}; {nearest(name, known)}"
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such params file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected `key: value` lines at the top level")
+    return data
+
+
+def _put(data: dict, key: str, value: Any, where: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise UserError(f"{where}: {key}: {parent} is a single value, it holds no keys")
+    data[last] = value
+
+
+def _validate(data: dict, where: str) -> Params:
+    try:
+        return Params.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = [str(part) for part in first["loc"]]
+        key = ".".join(loc)
+        if first["type"] == "extra_forbidden":
+            hint = nearest(loc[-1], _keys_at(Params, loc[:-1]))
+            raise UserError(f"{where}: unknown key {key!r}; {hint}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{where}: the key {key!r} is missing") from None
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if isinstance(first["input"], dict | BaseModel) else f", got {first['input']!r}"
+        raise UserError(f"{where}: {key + ': ' if key else ''}{message}{got}{more}") from None
+
+
+def _keys_at(kind: Any, loc: list[str]) -> list[str]:
+    """The valid keys at a location of a validation error, following fields, dictionaries and tagged unions."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if not loc:
+            return list(kind.model_fields)
+        return _keys_at(kind.model_fields[loc[0]].annotation, loc[1:])
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _keys_at(args[0], loc)
+    if origin is dict:
+        return _keys_at(args[1], loc[1:]) if loc else list(typing.get_args(args[0]))
+    models = [a for a in args if isinstance(a, type) and issubclass(a, BaseModel)]
+    tagged = [m for m in models if loc and "encoder" in m.model_fields
+              and loc[0] in typing.get_args(m.model_fields["encoder"].annotation)]
+    if tagged:
+        return _keys_at(tagged[0], loc[1:])
+    return sorted({key for m in models for key in _keys_at(m, loc)})

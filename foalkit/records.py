@@ -1,0 +1,146 @@
+"""The run's record, predictions and weights: written atomically, the record last, read by everything downstream."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from foalkit import ROOT, UserError, __version__
+from foalkit.params import Params
+
+SCHEMA = 1
+REQUIRED = {"schema", "run", "variant", "protocol", "fold", "seed", "selection", "scores", "params_digest",
+            "predictions_digest", "sizes", "classes"}
+
+
+def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int) -> Path:
+    """outputs/<params name>/runs/<protocol>/<variant>/fold<k>-seed<s>, absolute; folds count from 1."""
+    return params.folder / "runs" / protocol / variant / f"fold{fold}-seed{seed}"
+
+
+def write_run(folder: Path, record: dict, predictions: pd.DataFrame, weights: dict) -> Path:
+    """Write predictions.parquet, weights.safetensors and, last, record.json; returns the record's path.
+
+    `predictions` holds one row per utterance, split and epoch with its logits; a run without a whole record
+    does not exist for anything that reads runs.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "record.json"
+    file.unlink(missing_ok=True)  # the old run ends where the new one begins
+    write_parquet(folder / "predictions.parquet", predictions)
+    save_file(weights, folder / "weights.tmp")
+    os.replace(folder / "weights.tmp", folder / "weights.safetensors")
+    record = record | {"predictions_digest": _file_digest(folder / "predictions.parquet"),
+                       "weights_digest": _file_digest(folder / "weights.safetensors")}
+    write_json(file, {"schema": SCHEMA, **record})
+    return file
+
+
+def read_record(file: Path) -> dict:
+    """A run's record.
+
+    Raises UserError when it is missing, not whole, of another schema, or its predictions are not there.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{_short(file)}: no record; the run has not finished") from None
+    except json.JSONDecodeError:
+        raise UserError(f"{_short(file)}: not a whole record; delete it and rerun") from None
+    missing = sorted(REQUIRED - set(record))
+    if missing or record["schema"] != SCHEMA:
+        raise UserError(f"{_short(file)}: {f'lacks {missing}' if missing else 'another schema'}; rerun it")
+    if not (file.parent / "predictions.parquet").exists():
+        raise UserError(f"{_short(file.parent)}: record without predictions.parquet; rerun it")
+    return record
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """A run's predictions: utterance, speaker, split, epoch, true (class number) and one logit column per class.
+
+    Raises UserError when the file is not the one the record was written with.
+    """
+    record, file = read_record(folder / "record.json"), folder / "predictions.parquet"
+    if _file_digest(file) != record["predictions_digest"]:
+        raise UserError(f"{_short(file)}: not the predictions of its record (digest differs); rerun it")
+    return pd.read_parquet(file)
+
+
+def read_runs(params: Params, protocol: str, variant: str) -> list[dict]:
+    """The whole records of a variant's runs over the params' folds and seeds, each with its folder.
+
+    Records made with other params (another digest) are left out: they answer another question.
+    """
+    wanted, found = params.digest(variant), []
+    for fold in range(1, len(params.folds.groups) + 1):
+        for seed in params.seeds:
+            folder = run_folder(params, protocol, variant, fold, seed)
+            if (folder / "record.json").exists():
+                record = read_record(folder / "record.json")
+                if record["params_digest"] == wanted:
+                    found.append(record | {"folder": folder})
+    return found
+
+
+def missing_runs(params: Params, wanted: list[tuple[str, str]]) -> list[tuple[str, str, int, int]]:
+    """(protocol, variant, fold, seed) of every run of the wanted (protocol, variant) that has no record yet."""
+    missing = []
+    for protocol, variant in wanted:
+        have = {(r["fold"], r["seed"]) for r in read_runs(params, protocol, variant)}
+        runs = [(f + 1, s) for f in range(len(params.folds.groups)) for s in params.seeds]
+        missing += [(protocol, variant, f, s) for f, s in runs if (f, s) not in have]
+    return missing
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git commit and dirtiness, and the machine's kind (no names): what a number rests on."""
+    from importlib.metadata import version
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "foalkit": __version__,
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "packages": {p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")},
+    }
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON under a temporary name and rename it, so that no reader sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(partial, file)
+
+
+def write_parquet(file: Path, table: pd.DataFrame) -> None:
+    """Write a table as Parquet under a temporary name and rename it; same table, same bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    table.to_parquet(partial, index=False, compression="zstd")
+    os.replace(partial, file)
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

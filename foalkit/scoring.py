@@ -1,0 +1,100 @@
+"""WA and UA, confusion, speaker-clustered intervals and paired differences (protocol.md)."""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
+
+BOOTSTRAPS = 1000
+SELECTION = {"honest": "validation", "published": "test"}  # the rule behind each protocol's main number
+
+
+def wa(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Weighted accuracy = accuracy, of class numbers `(N,)`, as a fraction."""
+    return float(accuracy_score(true, predicted))
+
+
+def ua(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Unweighted accuracy = mean recall over the classes that occur in `true` `(N,)`, as a fraction."""
+    return float(recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
+
+
+def confusion(true: np.ndarray, predicted: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """Counts, true class in rows and predicted class in columns."""
+    counts = confusion_matrix(true, predicted, labels=range(len(classes)))
+    return pd.DataFrame(counts, index=classes, columns=classes).rename_axis(index="true", columns="predicted")
+
+
+def interval(true, predicted, speakers, metric=ua) -> tuple[float, float]:
+    """95 % bootstrap interval of a metric, resampling speakers first, then their utterances.
+
+    Utterances of one speaker are alike, so treating them as independent gives intervals that are too narrow.
+    """
+    from confidence_intervals import evaluate_with_conf_int
+
+    codes = pd.factorize(np.asarray(speakers))[0]
+    _, bounds = evaluate_with_conf_int(
+        np.asarray(predicted), _fast(metric), np.asarray(true), codes, num_bootstraps=BOOTSTRAPS
+    )
+    return float(bounds[0]), float(bounds[1])
+
+
+def paired_interval(true, predicted, other, speakers, metric=ua) -> tuple[float, float]:
+    """95 % bootstrap interval of metric(predicted) − metric(other) over the same utterances, by speaker."""
+    from confidence_intervals import evaluate_with_conf_int
+
+    fast = _fast(metric)
+    _, bounds = evaluate_with_conf_int(
+        np.asarray(predicted), lambda t, a, b: fast(t, a) - fast(t, b), np.asarray(true),
+        pd.factorize(np.asarray(speakers))[0], num_bootstraps=BOOTSTRAPS, samples2=np.asarray(other),
+    )
+    return float(bounds[0]), float(bounds[1])
+
+
+def _fast(metric):
+    # a thousand resamples: scikit-learn's input checks would cost 20 times the counting
+    if metric is wa:
+        return lambda true, predicted: np.mean(true == predicted)
+
+    def mean_recall(true, predicted):
+        hits, counts = np.bincount(true[true == predicted], minlength=true.max() + 1), np.bincount(true)
+        return np.mean(hits[counts > 0] / counts[counts > 0])
+
+    return mean_recall
+
+
+def scores_by_epoch(predictions: pd.DataFrame) -> pd.DataFrame:
+    """WA and UA per split and epoch, from a run's predictions: columns split, epoch, wa, ua, loss."""
+    logits = predictions.filter(like="logit_").to_numpy()
+    shifted = logits - logits.max(1, keepdims=True)
+    true = predictions["true"].to_numpy()
+    loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(true)), true]
+    table = predictions[["split", "epoch", "true"]].assign(predicted=logits.argmax(1), loss=loss)
+    rows = [
+        {"split": split, "epoch": epoch, "wa": wa(part["true"], part["predicted"]),
+         "ua": ua(part["true"], part["predicted"]), "loss": part["loss"].mean()}
+        for (split, epoch), part in table.groupby(["split", "epoch"], sort=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def select_epochs(by_epoch: pd.DataFrame) -> dict[str, int]:
+    """The epoch that each selection rule takes: validation (best UA there), last, test (best UA on the test fold).
+
+    Ties go to the lower loss of that split. `test` peeks: it is how the published numbers were chosen.
+    """
+    chosen = {}
+    for rule in ("validation", "test"):
+        part = by_epoch[by_epoch["split"] == rule]
+        if len(part):
+            best = part.sort_values(["ua", "loss", "epoch"], ascending=[False, True, True])
+            chosen[rule] = int(best["epoch"].iloc[0])
+    return {**chosen, "last": int(by_epoch["epoch"].max())}
+
+
+def selected_scores(by_epoch: pd.DataFrame) -> dict[str, dict]:
+    """{rule: {wa, ua, epoch}} on the test fold, as fractions."""
+    test = by_epoch[by_epoch["split"] == "test"].set_index("epoch")
+    return {
+        rule: {"wa": float(test.loc[epoch, "wa"]), "ua": float(test.loc[epoch, "ua"]), "epoch": epoch}
+        for rule, epoch in select_epochs(by_epoch).items()
+    }

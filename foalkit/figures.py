@@ -27,8 +27,14 @@ def show(figure: Figure, alt: str):
     return Image(png(figure), alt=alt)
 
 
-def contact_sheet(table: pd.DataFrame, root: Path, classes: list[str], column: str = "crop", per_class: int = 6,
-                  size: int = 128) -> Figure:
+def contact_sheet(
+    table: pd.DataFrame,
+    root: Path,
+    classes: list[str],
+    column: str = "crop",
+    per_class: int = 6,
+    size: int = 128,
+) -> Figure:
     """The middle frame of some utterances per class, cropped as training sees them: is it the right person?
 
     `column` is the manifest's box, `crop` or `face`.
@@ -48,12 +54,17 @@ def contact_sheet(table: pd.DataFrame, root: Path, classes: list[str], column: s
             box = turn[column]
             middle = (turn["start"] + min(turn["end"], turn["start"] + 4)) / 2
             frame = media.read_frames(
-                root / turn["video"], middle, middle + 0.05, size=size,
+                root / turn["video"],
+                middle,
+                middle + 0.05,
+                size=size,
                 crop=None if box is None else square(box) if column == "face" else tuple(box),
             )
             ax.imshow(frame[0])
             ax.set_title(turn["speaker"], fontsize=7, color=MUTED, pad=2)
-        row[0].text(-0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK)
+        row[0].text(
+            -0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK
+        )
     return figure
 
 
@@ -73,9 +84,16 @@ def waveforms(table: pd.DataFrame, root: Path, classes: list[str], seconds: floa
         length = len(samples) / media.SAMPLE_RATE
         wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)
         wave.set_title(f"{emotion}\n{turn['utterance']}", fontsize=8)
-        power = librosa.feature.melspectrogram(y=samples, sr=media.SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64)
-        mel.imshow(librosa.power_to_db(power, top_db=70), origin="lower", aspect="auto", cmap="magma",
-                   extent=(0, length, 0, 64))
+        power = librosa.feature.melspectrogram(
+            y=samples, sr=media.SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64
+        )
+        mel.imshow(
+            librosa.power_to_db(power, top_db=70),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, length, 0, 64),
+        )
         mel.set_xlabel("s")
         wave.tick_params(labelbottom=False)
     for ax in grid.flat:
@@ -104,7 +122,9 @@ def score_curves(history: pd.DataFrame, scores: dict[str, dict]) -> Figure:
                 ax.plot(history["epoch"], history[f"{side}_{metric}"], color=colour, label=side)
         for rule, chosen in scores.items():
             marker, colour = marks[rule]
-            ax.plot(chosen["epoch"], chosen[metric], marker, color=colour, ms=7, label=f"chosen by {rule}", ls="")
+            ax.plot(
+                chosen["epoch"], chosen[metric], marker, color=colour, ms=7, label=f"chosen by {rule}", ls=""
+            )
         _plain(ax, metric.upper())
         ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     ax.legend(fontsize=7, frameon=False, loc="lower right")
@@ -113,15 +133,25 @@ def score_curves(history: pd.DataFrame, scores: dict[str, dict]) -> Figure:
 
 def confusion(counts: pd.DataFrame, title: str = "", ax=None) -> Figure:
     """A confusion matrix: counts, and row percentages as colour and text."""
-    figure = ax.figure if ax is not None else Figure(figsize=(0.75 * len(counts) + 1.2, 0.65 * len(counts) + 0.9),
-                                                     layout="constrained")
+    figure = (
+        ax.figure
+        if ax is not None
+        else Figure(figsize=(0.75 * len(counts) + 1.2, 0.65 * len(counts) + 0.9), layout="constrained")
+    )
     ax = figure.subplots() if ax is None else ax
     share = counts / counts.sum(axis=1).clip(lower=1).to_numpy()[:, None]
     ax.imshow(share, vmin=0, vmax=1, cmap="Blues")
     for i in range(len(counts)):
         for j in range(len(counts)):
-            ax.text(j, i, f"{share.iat[i, j]:.0%}\n{counts.iat[i, j]}", ha="center", va="center", fontsize=7,
-                    color="white" if share.iat[i, j] > 0.55 else INK)
+            ax.text(
+                j,
+                i,
+                f"{share.iat[i, j]:.0%}\n{counts.iat[i, j]}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if share.iat[i, j] > 0.55 else INK,
+            )
     ax.set_xticks(range(len(counts)), counts.columns, rotation=30, ha="right", fontsize=8)
     ax.set_yticks(range(len(counts)), counts.index, fontsize=8)
     ax.set(xlabel="predicted", ylabel="true")
@@ -139,15 +169,25 @@ def fold_points(scores: pd.DataFrame) -> Figure:
     for ax, metric in zip(figure.subplots(1, 2, sharey=True), ("ua", "wa"), strict=True):
         sns.stripplot(data=scores, x="fold", y=metric, ax=ax, color=FUSED, size=7, jitter=False)
         ax.axhline(scores[metric].mean(), color=INK, lw=1, ls="--")
-        ax.text(0.99, scores[metric].mean(), f" mean {scores[metric].mean():.1%}", fontsize=7, color=INK,
-                va="bottom", ha="right", transform=ax.get_yaxis_transform())
+        ax.text(
+            0.99,
+            scores[metric].mean(),
+            f" mean {scores[metric].mean():.1%}",
+            fontsize=7,
+            color=INK,
+            va="bottom",
+            ha="right",
+            transform=ax.get_yaxis_transform(),
+        )
         _plain(ax, metric.upper())
         ax.set_xlabel("fold (test side)")
         ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     return figure
 
 
-def ablation(rows: pd.DataFrame, points: pd.DataFrame, ceilings: dict[str, float] | None, chance: float) -> Figure:
+def ablation(
+    rows: pd.DataFrame, points: pd.DataFrame, ceilings: dict[str, float] | None, chance: float
+) -> Figure:
     """UA per variant: pooled value with its interval, a point per fold and seed, ceilings and chance as lines.
 
     `rows` has variant, label, modality, ua_pooled, ua_low, ua_high; `points` has variant and ua.

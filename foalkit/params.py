@@ -113,9 +113,7 @@ class Imported(Strict):
     width: int
 
 
-Features = Annotated[
-    LogMel | Mfcc | WavLM | ClipImages | Hog | Imported, Field(discriminator="encoder")
-]
+Features = Annotated[LogMel | Mfcc | WavLM | ClipImages | Hog | Imported, Field(discriminator="encoder")]
 
 
 class Input(Strict):
@@ -340,8 +338,13 @@ def _keys_at(kind: Any, loc: list[str]) -> list[str]:
     if origin is dict:
         return _keys_at(args[1], loc[1:]) if loc else list(typing.get_args(args[0]))
     models = [a for a in args if isinstance(a, type) and issubclass(a, BaseModel)]
-    tagged = [m for m in models if loc and "encoder" in m.model_fields
-              and loc[0] in typing.get_args(m.model_fields["encoder"].annotation)]
+    tagged = [
+        m
+        for m in models
+        if loc
+        and "encoder" in m.model_fields
+        and loc[0] in typing.get_args(m.model_fields["encoder"].annotation)
+    ]
     if tagged:
         return _keys_at(tagged[0], loc[1:])
     return sorted({key for m in models for key in _keys_at(m, loc)})

@@ -14,8 +14,20 @@ from foalkit import ROOT, UserError, __version__
 from foalkit.params import Params
 
 SCHEMA = 1
-REQUIRED = {"schema", "run", "variant", "protocol", "fold", "seed", "selection", "scores", "params_digest",
-            "predictions_digest", "sizes", "classes"}
+REQUIRED = {
+    "schema",
+    "run",
+    "variant",
+    "protocol",
+    "fold",
+    "seed",
+    "selection",
+    "scores",
+    "params_digest",
+    "predictions_digest",
+    "sizes",
+    "classes",
+}
 
 
 def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int) -> Path:
@@ -37,8 +49,10 @@ def write_run(folder: Path, record: dict, predictions: pd.DataFrame, weights: di
     write_parquet(folder / "predictions.parquet", predictions)
     save_file(weights, folder / "weights.tmp")
     os.replace(folder / "weights.tmp", folder / "weights.safetensors")
-    record = record | {"predictions_digest": _file_digest(folder / "predictions.parquet"),
-                       "weights_digest": _file_digest(folder / "weights.safetensors")}
+    record = record | {
+        "predictions_digest": _file_digest(folder / "predictions.parquet"),
+        "weights_digest": _file_digest(folder / "weights.safetensors"),
+    }
     write_json(file, {"schema": SCHEMA, **record})
     return file
 
@@ -117,7 +131,9 @@ def provenance() -> dict[str, Any]:
         "dirty": None if changed is None else bool(changed),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "packages": {p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")},
+        "packages": {
+            p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")
+        },
     }
 
 

@@ -29,22 +29,29 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
     """
     missing = [f"fold {f} seed {s}" for _, _, f, s in records.missing_runs(params, [(protocol, variant)])]
     if missing:
-        raise UserError(f"{params.name}/{protocol}/{variant}: no run for {', '.join(missing)}; train it first")
+        raise UserError(
+            f"{params.name}/{protocol}/{variant}: no run for {', '.join(missing)}; train it first"
+        )
     runs = records.read_runs(params, protocol, variant)
     rule = scoring.SELECTION[protocol]
     folds = pd.DataFrame(
         {"fold": r["fold"], "seed": r["seed"], "selection": name, **scores}
-        for r in runs for name, scores in r["scores"].items()
+        for r in runs
+        for name, scores in r["scores"].items()
     )
     parts = []
     for r in runs:
         p = records.read_predictions(r["folder"])
         p = p[(p["split"] == "test") & (p["epoch"] == r["scores"][rule]["epoch"])]
         predicted = p.filter(like="logit_").to_numpy().argmax(1)
-        parts.append(p[["utterance", "speaker", "true"]].assign(fold=r["fold"], seed=r["seed"], predicted=predicted))
+        parts.append(
+            p[["utterance", "speaker", "true"]].assign(fold=r["fold"], seed=r["seed"], predicted=predicted)
+        )
     pooled = pd.concat(parts, ignore_index=True)
     if pooled.duplicated(["utterance", "seed"]).any():
-        raise UserError(f"{params.name}/{protocol}/{variant}: an utterance is tested twice; the folds overlap")
+        raise UserError(
+            f"{params.name}/{protocol}/{variant}: an utterance is tested twice; the folds overlap"
+        )
     true, predicted, speakers = (pooled[c].to_numpy() for c in ("true", "predicted", "speaker"))
     chosen = folds[folds["selection"] == rule]
     by_seed = chosen.groupby("seed")[["ua", "wa"]].mean()
@@ -53,15 +60,28 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
     v = params.variants[variant]
     means = folds.groupby("selection")[["ua", "wa"]].mean()
     row = {
-        "variant": variant, "label": v.label, "modality": v.modality, "protocol": protocol, "selection": rule,
-        "folds": len(params.folds.groups), "seeds": len(params.seeds), "utterances": pooled["utterance"].nunique(),
-        "ua_folds": chosen["ua"].mean(), "wa_folds": chosen["wa"].mean(),
+        "variant": variant,
+        "label": v.label,
+        "modality": v.modality,
+        "protocol": protocol,
+        "selection": rule,
+        "folds": len(params.folds.groups),
+        "seeds": len(params.seeds),
+        "utterances": pooled["utterance"].nunique(),
+        "ua_folds": chosen["ua"].mean(),
+        "wa_folds": chosen["wa"].mean(),
         "ua_seed_sd": by_seed["ua"].std() if len(by_seed) > 1 else None,
-        "ua_pooled": scoring.ua(true, predicted), "ua_low": ua_low, "ua_high": ua_high,
-        "wa_pooled": scoring.wa(true, predicted), "wa_low": wa_low, "wa_high": wa_high,
-        "ua_last": means.loc["last", "ua"], "ua_test": means.loc["test", "ua"],
+        "ua_pooled": scoring.ua(true, predicted),
+        "ua_low": ua_low,
+        "ua_high": ua_high,
+        "wa_pooled": scoring.wa(true, predicted),
+        "wa_low": wa_low,
+        "wa_high": wa_high,
+        "ua_last": means.loc["last", "ua"],
+        "ua_test": means.loc["test", "ua"],
         "peeking": means.loc["test", "ua"] - means.loc[rule, "ua"],
-        "parameters": runs[0]["parameters"], "seconds": sum(r["seconds"] for r in runs),
+        "parameters": runs[0]["parameters"],
+        "seconds": sum(r["seconds"] for r in runs),
     }
     return VariantResult(row, folds, pooled, runs[0]["classes"])
 
@@ -80,28 +100,41 @@ def ablation_rows(params: Params, results: list[VariantResult]) -> pd.DataFrame:
     for result in results:
         printed = params.variants[result.row["variant"]].published
         method, (ua, wa) = next(reversed(printed.items()), ("", (None, None)))
-        rows.append({**result.row, "method": method, "ua_printed": ua and ua / 100, "wa_printed": wa and wa / 100})
+        rows.append(
+            {**result.row, "method": method, "ua_printed": ua and round(ua / 100, 4), "wa_printed": wa and round(wa / 100, 4)}
+        )
     return pd.DataFrame(rows)
 
 
 def printed_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The ablation table as it is read: percentages, intervals in brackets, the paper's numbers beside ours."""
+
     def percent(column):
         return rows[column].map(lambda v: "–" if v is None or pd.isna(v) else f"{100 * v:.2f}")
 
     def with_interval(metric):
-        return [f"{100 * r[f'{metric}_pooled']:.2f} [{100 * r[f'{metric}_low']:.1f}, {100 * r[f'{metric}_high']:.1f}]"
-                for r in rows.to_dict("records")]
+        return [
+            f"{100 * r[f'{metric}_pooled']:.2f} [{100 * r[f'{metric}_low']:.1f}, {100 * r[f'{metric}_high']:.1f}]"
+            for r in rows.to_dict("records")
+        ]
 
-    return pd.DataFrame({
-        "modality": rows["modality"], "variant": rows["label"], "protocol": rows["protocol"],
-        "epoch chosen by": rows["selection"],
-        "UA": with_interval("ua"), "WA": with_interval("wa"),
-        "UA, mean of folds": percent("ua_folds"), "WA, mean of folds": percent("wa_folds"),
-        "price of peeking": [f"{100 * v:+.2f}" for v in rows["peeking"]],
-        "seeds": rows["seeds"],
-        "paper": rows["method"], "paper UA": percent("ua_printed"), "paper WA": percent("wa_printed"),
-    })
+    return pd.DataFrame(
+        {
+            "modality": rows["modality"],
+            "variant": rows["label"],
+            "protocol": rows["protocol"],
+            "epoch chosen by": rows["selection"],
+            "UA": with_interval("ua"),
+            "WA": with_interval("wa"),
+            "UA, mean of folds": percent("ua_folds"),
+            "WA, mean of folds": percent("wa_folds"),
+            "price of peeking": [f"{100 * v:+.2f}" for v in rows["peeking"]],
+            "seeds": rows["seeds"],
+            "paper": rows["method"],
+            "paper UA": percent("ua_printed"),
+            "paper WA": percent("wa_printed"),
+        }
+    )
 
 
 def write_tables(params: Params, rows: pd.DataFrame) -> list[Path]:
@@ -111,11 +144,15 @@ def write_tables(params: Params, rows: pd.DataFrame) -> list[Path]:
     rows.to_csv(folder / "ablation.csv", index=False)
     table = printed_table(rows)
     style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-    (folder / "ablation.tex").write_text(style.to_latex(hrules=True, column_format="l" * 4 + "r" * 6 + "rlrr"[:3]))
+    (folder / "ablation.tex").write_text(
+        style.to_latex(hrules=True, column_format="llllrrrrrrlrr")
+    )
     return [folder / "ablation.csv", folder / "ablation.tex"]
 
 
-def paired_differences(params: Params, results: list[VariantResult], against: str = "baseline") -> pd.DataFrame:
+def paired_differences(
+    params: Params, results: list[VariantResult], against: str = "baseline"
+) -> pd.DataFrame:
     """UA of each fused variant minus `against` on the same utterances, 95 % interval resampling speakers."""
     by_name = {(r.row["protocol"], r.row["variant"]): r for r in results}
     rows = []
@@ -126,9 +163,14 @@ def paired_differences(params: Params, results: list[VariantResult], against: st
         both = result.pooled.merge(other.pooled, on=["utterance", "seed"], suffixes=("", "_other"))
         true, a, b = both["true"].to_numpy(), both["predicted"].to_numpy(), both["predicted_other"].to_numpy()
         low, high = scoring.paired_interval(true, a, b, both["speaker"])
-        rows.append({"variant": params.variants[variant].label, "protocol": protocol,
-                     "UA difference (points)": f"{100 * (scoring.ua(true, a) - scoring.ua(true, b)):+.2f}",
-                     "95 % interval": f"[{100 * low:+.1f}, {100 * high:+.1f}]"})
+        rows.append(
+            {
+                "variant": params.variants[variant].label,
+                "protocol": protocol,
+                "UA difference (points)": f"{100 * (scoring.ua(true, a) - scoring.ua(true, b)):+.2f}",
+                "95 % interval": f"[{100 * low:+.1f}, {100 * high:+.1f}]",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -156,28 +198,48 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
         r = by_name.get(("honest", variant))
         if r:
             counts = scoring.confusion(r.pooled["true"], r.pooled["predicted"], r.classes)
-            add(f"confusion-{variant}", figures.confusion(counts, params.variants[variant].label),
+            add(
+                f"confusion-{variant}",
+                figures.confusion(counts, params.variants[variant].label),
                 f"Confusion matrix of {params.variants[variant].label}, row percentages.",
-                f"{params.variants[variant].label}: rows are true emotions, percentages are of the row, honest protocol.")
-    for name, file in {"corpus-contact-sheet": "What training sees of the speakers, by emotion.",
-                       "corpus-waveforms": "One utterance per emotion: waveform and log-mel spectrum."}.items():
+                f"{params.variants[variant].label}: true emotions in rows, percentages of the row, honest.",
+            )
+    for name, file in {
+        "corpus-contact-sheet": "What training sees of the speakers, by emotion.",
+        "corpus-waveforms": "One utterance per emotion: waveform and log-mel spectrum.",
+    }.items():
         if (folder / f"{name}.png").exists():  # drawn by 01_preprocess
-            drawn[name] = {"data": base64.b64encode((folder / f"{name}.png").read_bytes()).decode(), "alt": file,
-                           "caption": file}
+            drawn[name] = {
+                "data": base64.b64encode((folder / f"{name}.png").read_bytes()).decode(),
+                "alt": file,
+                "caption": file,
+            }
     last = by_name.get(("honest", "foal-net")) or results[-1]
     run = records.read_runs(params, last.row["protocol"], last.row["variant"])[0]
     history = pd.DataFrame(run["history"])
-    add("curves", figures.score_curves(history, run["scores"]),
+    add(
+        "curves",
+        figures.score_curves(history, run["scores"]),
         f"WA and UA over epochs of run {run['run']}, with the epochs chosen by each rule.",
-        f"Run {run['run']}: WA and UA over epochs, and the epoch each selection rule takes.")
+        f"Run {run['run']}: WA and UA over epochs, and the epoch each selection rule takes.",
+    )
     html = _template().render(
-        params=params, info=info, figures=drawn, questions=[params.variants[v] for v in honest["variant"]],
-        headline=_headline(params, rows, info), table=_html(printed_table(rows), rows),
+        params=params,
+        params_json=params.model_dump_json(indent=1, exclude={"variants"}),
+        info=info,
+        figures=drawn,
+        questions=[params.variants[v] for v in honest["variant"]],
+        headline=_headline(params, rows, info),
+        table=_html(printed_table(rows), rows),
         differences=_html(paired_differences(params, results)),
         counts=pd.DataFrame([info["counts"]]).to_html(index=False, border=0),
-        runs=[_run_line(params, r) for res in results
-              for r in records.read_runs(params, res.row["protocol"], res.row["variant"])],
-        provenance=run["provenance"], encoders={s: f["encoder"] for s, f in info["features"].items()},
+        runs=[
+            _run_line(params, r)
+            for res in results
+            for r in records.read_runs(params, res.row["protocol"], res.row["variant"])
+        ],
+        provenance=run["provenance"],
+        encoders={s: f["encoder"] for s, f in info["features"].items()},
         minutes=rows["seconds"].sum() / 60,
     )
     target = params.folder / "report.html"
@@ -187,7 +249,9 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
     return target
 
 
-def ablation_figure(params: Params, results: list[VariantResult], rows: pd.DataFrame, ceilings, chance: float):
+def ablation_figure(
+    params: Params, results: list[VariantResult], rows: pd.DataFrame, ceilings, chance: float
+):
     """The ablation figure of the honest rows (or all, where there are none), its alternative text and caption."""
     from foalkit import figures
 
@@ -195,12 +259,15 @@ def ablation_figure(params: Params, results: list[VariantResult], rows: pd.DataF
     protocol = kept["protocol"].iloc[0]
     points = pd.concat(
         r.folds[r.folds["selection"] == r.row["selection"]].assign(variant=r.row["variant"])
-        for r in results if r.row["protocol"] == protocol
+        for r in results
+        if r.row["protocol"] == protocol
     )
     listing = "; ".join(f"{r['label']} {r['ua_pooled']:.1%}" for r in kept.to_dict("records"))
     alt = f"UA per variant under the {protocol} protocol, with speaker-clustered intervals: {listing}."
-    caption = (f"UA on unseen speakers, {protocol} protocol, {kept['folds'].iloc[0]} folds, "
-               f"{kept['seeds'].iloc[0]} seed(s); small dots are folds.")
+    caption = (
+        f"UA on unseen speakers, {protocol} protocol, {kept['folds'].iloc[0]} folds, "
+        f"{kept['seeds'].iloc[0]} seed(s); small dots are folds."
+    )
     return figures.ablation(kept, points, ceilings, chance), alt, caption
 
 
@@ -212,33 +279,64 @@ def _headline(params: Params, rows: pd.DataFrame, info: dict) -> list[dict]:
     out = []
     if best in published.index:
         p = published.loc[best]
-        out.append({"value": f"{p['ua_pooled']:.1%}", "name": f"UA of {best}, protocol as published",
-                    "note": f"epoch chosen on the test fold, [{p['ua_low']:.1%}, {p['ua_high']:.1%}]"})
+        out.append(
+            {
+                "value": f"{p['ua_pooled']:.1%}",
+                "name": f"UA of {best}, protocol as published",
+                "note": f"epoch chosen on the test fold, [{p['ua_low']:.1%}, {p['ua_high']:.1%}]",
+            }
+        )
     if best is not None:
         h = honest.loc[best]
-        out.append({"value": f"{h['ua_pooled']:.1%}", "name": f"UA of {best} that can be trusted",
-                    "note": f"epoch chosen on validation, [{h['ua_low']:.1%}, {h['ua_high']:.1%}]"})
+        out.append(
+            {
+                "value": f"{h['ua_pooled']:.1%}",
+                "name": f"UA of {best} that can be trusted",
+                "note": f"epoch chosen on validation, [{h['ua_low']:.1%}, {h['ua_high']:.1%}]",
+            }
+        )
         if best in published.index:
             gap = published.loc[best, "ua_pooled"] - h["ua_pooled"]
-            out.append({"value": f"{100 * gap:+.1f} points", "name": "the gap between the two",
-                        "note": "selection on the test fold, and one session more to train on"})
+            out.append(
+                {
+                    "value": f"{100 * gap:+.1f} points",
+                    "name": "the gap between the two",
+                    "note": "selection on the test fold, and one session more to train on",
+                }
+            )
         single = honest[honest["modality"] != "A+V"]
         if len(single):
-            out.append({"value": f"{100 * (h['ua_pooled'] - single['ua_pooled'].max()):+.1f} points",
-                        "name": "over the better single modality", "note": f"{single['ua_pooled'].idxmax()}, honest"})
+            out.append(
+                {
+                    "value": f"{100 * (h['ua_pooled'] - single['ua_pooled'].max()):+.1f} points",
+                    "name": "over the better single modality",
+                    "note": f"{single['ua_pooled'].idxmax()}, honest",
+                }
+            )
     if info["ceilings"]:
         c = info["ceilings"]
-        out.append({"value": f"{c['both']:.0%}", "name": "known ceiling with both modalities",
-                    "note": f"audio {c['audio']:.0%}, video {c['video']:.0%}"})
+        out.append(
+            {
+                "value": f"{c['both']:.0%}",
+                "name": "known ceiling with both modalities",
+                "note": f"audio {c['audio']:.0%}, video {c['video']:.0%}",
+            }
+        )
     return out
 
 
 def _run_line(params: Params, run: dict) -> dict:
     chosen = run["scores"][run["selection"]]
-    return {"run": run["run"], "href": (run["folder"] / "record.json").relative_to(params.folder).as_posix(),
-            "ua": f"{chosen['ua']:.1%}", "wa": f"{chosen['wa']:.1%}", "epoch": chosen["epoch"],
-            "sizes": " / ".join(str(run["sizes"][s]) for s in ("train", "validation", "test")),
-            "seconds": f"{run['seconds']:.0f}", "commit": (run["provenance"]["commit"] or "–")[:7]}
+    return {
+        "run": run["run"],
+        "href": (run["folder"] / "record.json").relative_to(params.folder).as_posix(),
+        "ua": f"{chosen['ua']:.1%}",
+        "wa": f"{chosen['wa']:.1%}",
+        "epoch": chosen["epoch"],
+        "sizes": " / ".join(str(run["sizes"][s]) for s in ("train", "validation", "test")),
+        "seconds": f"{run['seconds']:.0f}",
+        "commit": (run["provenance"]["commit"] or "–")[:7],
+    }
 
 
 def _html(table: pd.DataFrame, rows: pd.DataFrame | None = None) -> str:
@@ -257,7 +355,9 @@ def _html(table: pd.DataFrame, rows: pd.DataFrame | None = None) -> str:
 def _template():
     from jinja2 import Environment, FileSystemLoader
 
-    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html.jinja")
+    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(
+        "report.html.jinja"
+    )
 
 
 def _plain(row: dict) -> dict:

@@ -1,5 +1,7 @@
 """WA and UA, confusion, speaker-clustered intervals and paired differences (protocol.md)."""
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
@@ -29,25 +31,35 @@ def interval(true, predicted, speakers, metric=ua) -> tuple[float, float]:
 
     Utterances of one speaker are alike, so treating them as independent gives intervals that are too narrow.
     """
-    from confidence_intervals import evaluate_with_conf_int
-
-    codes = pd.factorize(np.asarray(speakers))[0]
-    _, bounds = evaluate_with_conf_int(
-        np.asarray(predicted), _fast(metric), np.asarray(true), codes, num_bootstraps=BOOTSTRAPS
-    )
-    return float(bounds[0]), float(bounds[1])
+    fast, true, predicted = _fast(metric), np.asarray(true), np.asarray(predicted)
+    return _percentiles([fast(true[i], predicted[i]) for i in _resamples(speakers)])
 
 
 def paired_interval(true, predicted, other, speakers, metric=ua) -> tuple[float, float]:
     """95 % bootstrap interval of metric(predicted) − metric(other) over the same utterances, by speaker."""
-    from confidence_intervals import evaluate_with_conf_int
+    fast, true, a, b = _fast(metric), np.asarray(true), np.asarray(predicted), np.asarray(other)
+    return _percentiles([fast(true[i], a[i]) - fast(true[i], b[i]) for i in _resamples(speakers)])
 
-    fast = _fast(metric)
-    _, bounds = evaluate_with_conf_int(
-        np.asarray(predicted), lambda t, a, b: fast(t, a) - fast(t, b), np.asarray(true),
-        pd.factorize(np.asarray(speakers))[0], num_bootstraps=BOOTSTRAPS, samples2=np.asarray(other),
-    )
-    return float(bounds[0]), float(bounds[1])
+
+def _resamples(speakers) -> list[np.ndarray]:
+    return _draw(pd.factorize(np.asarray(speakers))[0].astype(np.int64).tobytes())
+
+
+@lru_cache(maxsize=4)  # a table's rows share their utterances: draw once, not once per row and metric
+def _draw(codes: bytes) -> list[np.ndarray]:
+    from confidence_intervals.confidence_intervals import get_bootstrap_indices
+    from sklearn import config_context
+
+    speakers = np.frombuffer(codes, np.int64)
+    with config_context(skip_parameter_validation=True):
+        return [get_bootstrap_indices(len(speakers), speakers, random_state=k) for k in range(BOOTSTRAPS)]
+
+
+def _percentiles(values: list[float]) -> tuple[float, float]:
+    from confidence_intervals.confidence_intervals import get_conf_int
+
+    low, high = get_conf_int(values, alpha=5)
+    return float(low), float(high)
 
 
 def _fast(metric):
@@ -70,8 +82,13 @@ def scores_by_epoch(predictions: pd.DataFrame) -> pd.DataFrame:
     loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(true)), true]
     table = predictions[["split", "epoch", "true"]].assign(predicted=logits.argmax(1), loss=loss)
     rows = [
-        {"split": split, "epoch": epoch, "wa": wa(part["true"], part["predicted"]),
-         "ua": ua(part["true"], part["predicted"]), "loss": part["loss"].mean()}
+        {
+            "split": split,
+            "epoch": epoch,
+            "wa": wa(part["true"], part["predicted"]),
+            "ua": ua(part["true"], part["predicted"]),
+            "loss": part["loss"].mean(),
+        }
         for (split, epoch), part in table.groupby(["split", "epoch"], sort=True)
     ]
     return pd.DataFrame(rows)

@@ -65,11 +65,18 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
         if s in params.training.standardise:
             frames = np.concatenate([stores[s][u] for u in train]).astype(np.float64)
             mean, std = frames.mean(0), frames.std(0)
-            scales[s] = Standardise(*(torch.tensor(v, dtype=torch.float32) for v in (mean, std + 1e-3 * std.mean())))
+            scales[s] = Standardise(
+                *(torch.tensor(v, dtype=torch.float32) for v in (mean, std + 1e-3 * std.mean()))
+            )
         spec = params.model.inputs.get(s)
-        options = {k: getattr(spec, k) for k in ("layers", "stride", "kernel", "dropout")} if (
-            spec and spec.kind == "conv") else {}
-        inputs[s] = build_input(spec.kind if spec else "none", stores[s].width, spec and spec.width, **options)
+        options = (
+            {k: getattr(spec, k) for k in ("layers", "stride", "kernel", "dropout")}
+            if (spec and spec.kind == "conv")
+            else {}
+        )
+        inputs[s] = build_input(
+            spec.kind if spec else "none", stores[s].width, spec and spec.width, **options
+        )
     classes = len(params.corpus.classes)
     widths = [inputs[s].width for s in streams]
     try:
@@ -77,16 +84,24 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
             core = Unimodal(widths[0], classes, dropout=sizes.dropout)
         else:
             core = FoalNet(
-                *widths, classes, layers=sizes.layers, heads=sizes.heads, dropout=sizes.dropout,
-                projection_dim=sizes.projection_dim, projection_dropout=sizes.projection_dropout,
-                temperature=params.loss.temperature, learn_temperature=params.loss.learn_temperature,
+                *widths,
+                classes,
+                layers=sizes.layers,
+                heads=sizes.heads,
+                dropout=sizes.dropout,
+                projection_dim=sizes.projection_dim,
+                projection_dropout=sizes.projection_dropout,
+                temperature=params.loss.temperature,
+                learn_temperature=params.loss.learn_temperature,
             )
     except ValueError as error:
         raise UserError(f"params {params.name}, variant {variant}: {error}") from None
     return Net(inputs, scales, core)
 
 
-def loss_terms(net: Net, streams: Streams, labels: Tensor, params: Params, generator: torch.Generator | None = None):
+def loss_terms(
+    net: Net, streams: Streams, labels: Tensor, params: Params, generator: torch.Generator | None = None
+):
     """The loss terms of one batch by name (`ce`, and `avel`, `mem` where weighted), and the logits `(B, C)`.
 
     `params` are the variant's. MEM's negatives are chosen by AVEL's similarity, without gradient (section 4).
@@ -101,23 +116,35 @@ def loss_terms(net: Net, streams: Streams, labels: Tensor, params: Params, gener
     logits = core.classify(fused)
     terms = {"ce": F.cross_entropy(logits, labels)}
     if weights.avel or weights.mem:
-        align = losses.avel(*core.project(*pair), labels, core.temperature, normalise_targets=weights.normalise_targets)
+        align = losses.avel(
+            *core.project(*pair), labels, core.temperature, normalise_targets=weights.normalise_targets
+        )
         if weights.avel:
             terms["avel"] = align.loss
     if weights.mem:
-        chosen = losses.hard_negatives(align.similarity, labels, how=weights.hard_negatives, generator=generator)
+        chosen = losses.hard_negatives(
+            align.similarity, labels, how=weights.hard_negatives, generator=generator
+        )
         positive = core.fuse(*pair) if params.training.positive_pass == "separate" else fused
         a2v = core.attend_a2v(audio, video[chosen.video], audio_mask, video_mask[chosen.video])
         v2a = core.attend_v2a(audio[chosen.audio], video, audio_mask[chosen.audio], video_mask)
         terms["mem"] = losses.mem(
-            core.match_a2v(positive.a2v), core.match_a2v(a2v),
-            core.match_v2a(positive.v2a), core.match_v2a(v2a), chosen.valid,
+            core.match_a2v(positive.a2v),
+            core.match_a2v(a2v),
+            core.match_v2a(positive.v2a),
+            core.match_v2a(v2a),
+            chosen.valid,
         ).loss
     return terms, logits
 
 
 def train(
-    params: Params, variant: str, data: Data, sides: Split, seed: int, protocol: str,
+    params: Params,
+    variant: str,
+    data: Data,
+    sides: Split,
+    seed: int,
+    protocol: str,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> Result:
     """Train one variant on one fold and score every epoch on validation and test.
@@ -133,7 +160,7 @@ def train(
         torch.manual_seed(seed)
         rng = torch.Generator().manual_seed(seed)
         net = build_net(p, variant, data.stores, sides.train).to(on)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=t.lr, weight_decay=t.weight_decay)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
         labels = torch.tensor(data.labels(sides.train))
         kept, history, best, weights = [], [], None, {}
         held_out = {"validation": sides.validation, "test": sides.test}
@@ -161,14 +188,27 @@ def train(
             row = {"epoch": epoch, **{n: v / len(order) for n, v in sums.items()}}
             if isinstance(net.core, FoalNet):
                 row["temperature"] = net.core.temperature.item()
-            now = pd.concat([
-                _kept(utterances, speakers, side, epoch, true, data.classes,
-                      predict(net, data.stores, streams, utterances, on, t.precision))
-                for side, (utterances, true) in held_out.items()
-            ])
+            now = pd.concat(
+                [
+                    _kept(
+                        utterances,
+                        speakers,
+                        side,
+                        epoch,
+                        true,
+                        data.classes,
+                        predict(net, data.stores, streams, utterances, on, t.precision),
+                    )
+                    for side, (utterances, true) in held_out.items()
+                ]
+            )
             kept.append(now)
             scored = scoring.scores_by_epoch(now).set_index("split")
-            row |= {f"{side}_{m}": float(scored.loc[side, m]) for side in scored.index for m in ("wa", "ua", "loss")}
+            row |= {
+                f"{side}_{m}": float(scored.loc[side, m])
+                for side in scored.index
+                for m in ("wa", "ua", "loss")
+            }
             history.append(row)
             rank = (row[f"{selection}_ua"], -row[f"{selection}_loss"])  # as scoring.select_epochs ranks
             if best is None or rank > best:
@@ -179,9 +219,13 @@ def train(
         torch.set_num_threads(threads)
     predictions = pd.concat(kept, ignore_index=True)
     return Result(
-        history=pd.DataFrame(history), predictions=predictions,
-        scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)), weights=weights,
-        selection=selection, parameters=sum(w.numel() for w in net.parameters()), device=on,
+        history=pd.DataFrame(history),
+        predictions=predictions,
+        scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
+        weights=weights,
+        selection=selection,
+        parameters=sum(w.numel() for w in net.parameters()),
+        device=on,
         seconds=time.monotonic() - started,
     )
 
@@ -197,23 +241,39 @@ def predict(net: Net, stores, streams, utterances, on="cpu", precision="fp32", b
     return np.concatenate(parts)
 
 
-def save(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data, sides: Split,
-         result: Result) -> Path:
+def save(
+    params: Params,
+    variant: str,
+    fold: int,
+    seed: int,
+    protocol: str,
+    data: Data,
+    sides: Split,
+    result: Result,
+) -> Path:
     """Write the run's predictions, weights and, last, its record.json; returns the record's path."""
     record = {
         "run": f"{params.name}/{protocol}/{variant}/fold{fold}-seed{seed}",
-        "params_name": params.name, "variant": variant, "protocol": protocol, "fold": fold, "seed": seed,
-        "selection": result.selection, "scores": result.scores,
-        "classes": data.classes, "labels": params.corpus.labels,
+        "params_name": params.name,
+        "variant": variant,
+        "protocol": protocol,
+        "fold": fold,
+        "seed": seed,
+        "selection": result.selection,
+        "scores": result.scores,
+        "classes": data.classes,
+        "labels": params.corpus.labels,
         "sizes": {"train": len(sides.train), "validation": len(sides.validation), "test": len(sides.test)},
-        "groups": sides.groups, "split_digest": sides.digest,
+        "groups": sides.groups,
+        "split_digest": sides.digest,
         "params_digest": params.digest(variant),
         "params": params.for_variant(variant).model_dump(mode="json", exclude={"variants"}),
         "streams": params.variants[variant].streams,
         "manifest_digest": data.info["manifest_digest"],
         "feature_digests": {s: data.info["features"][s]["digest"] for s in params.variants[variant].streams},
         "encoders": {s: data.info["features"][s]["encoder"] for s in params.variants[variant].streams},
-        "parameters": result.parameters, "device": result.device,
+        "parameters": result.parameters,
+        "device": result.device,
         "history": result.history.astype(float).round(6).to_dict("records"),
         "seconds": round(result.seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -227,14 +287,25 @@ def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data:
     """Prepare what is missing, train and save one run: what notebook 02 does step by step."""
     data = data or open_data(params, params.variants[variant].streams)
     sides = split(data.table, params, fold, protocol)
-    return save(params, variant, fold, seed, protocol, data, sides, train(params, variant, data, sides, seed, protocol))
+    return save(
+        params,
+        variant,
+        fold,
+        seed,
+        protocol,
+        data,
+        sides,
+        train(params, variant, data, sides, seed, protocol),
+    )
 
 
 def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]:
     """Train and save each (protocol, variant, fold, seed), in this process, with progress."""
     data = open_data(params)
-    return [run(params, variant, fold, seed, protocol, data)
-            for protocol, variant, fold, seed in progress(runs, "runs")]
+    return [
+        run(params, variant, fold, seed, protocol, data)
+        for protocol, variant, fold, seed in progress(runs, "runs")
+    ]
 
 
 def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:
@@ -247,13 +318,19 @@ def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:
 
 def _batch(stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], on: str) -> Streams:
     return {
-        s: tuple(torch.from_numpy(v).to(on, non_blocking=True) for v in stores[s].batch(utterances)) for s in streams
+        s: tuple(torch.from_numpy(v).to(on, non_blocking=True) for v in stores[s].batch(utterances))
+        for s in streams
     }
 
 
 def _kept(utterances, speakers, side, epoch, true, classes, logits) -> pd.DataFrame:
-    return pd.DataFrame({
-        "utterance": utterances, "speaker": speakers.loc[utterances].to_numpy(), "split": side,
-        "epoch": np.int16(epoch), "true": true.astype(np.int8),
-        **{f"logit_{c}": logits[:, i] for i, c in enumerate(classes)},
-    })
+    return pd.DataFrame(
+        {
+            "utterance": utterances,
+            "speaker": speakers.loc[utterances].to_numpy(),
+            "split": side,
+            "epoch": np.int16(epoch),
+            "true": true.astype(np.int8),
+            **{f"logit_{c}": logits[:, i] for i, c in enumerate(classes)},
+        }
+    )

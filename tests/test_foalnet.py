@@ -460,5 +460,5 @@ def test_standardise_uses_the_statistics_it_was_given_and_saves_them():
     layer = Standardise(x.mean(0), x.std(0))
     torch.testing.assert_close(layer(x).mean(0), torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(layer(x).std(0), torch.ones(3, dtype=torch.float64))
-    assert set(layer.state_dict()) == {"mean", "std"}
+    assert set(layer.state_dict()) == {"scale", "shift"}
     assert not list(layer.parameters())

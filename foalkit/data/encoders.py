@@ -103,7 +103,9 @@ class WavLMEncoder:
     def __init__(self, spec: WavLM, weights_folder: Path):
         import torch
         from transformers import WavLMModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # its bars for a second's work fill a saved notebook
         source, revision = spec.model, spec.revision
         if spec.model == "small":
             source = str(_small_wavlm(weights_folder / "wavlm-small", spec.width))
@@ -116,7 +118,9 @@ class WavLMEncoder:
                 source, revision=None if Path(source).is_dir() else revision, dtype=torch.float32
             )
         except (OSError, ValueError) as error:
-            raise UserError(f"WavLM {spec.model} at {revision} cannot be loaded: {_first_line(error)}") from None
+            raise UserError(
+                f"WavLM {spec.model} at {revision} cannot be loaded: {_first_line(error)}"
+            ) from None
         self.device = device(spec.device)
         self.model.eval().requires_grad_(False).to(self.device)
         self.width, self.layer = self.model.config.hidden_size, spec.layer
@@ -165,7 +169,10 @@ class ClipEncoder:
         self.mean = torch.tensor(visual.image_mean, device=self.device)[:, None, None]
         self.std = torch.tensor(visual.image_std, device=self.device)[:, None, None]
         self.width, self.batch = visual.output_dim, spec.batch
-        self.identity = {**spec.model_dump(exclude={"device", "batch", "region", "every"}), "revision": revision}
+        self.identity = {
+            **spec.model_dump(exclude={"device", "batch", "region", "every"}),
+            "revision": revision,
+        }
         _check_width(spec.model, self.width, spec.width)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -185,7 +192,11 @@ class ImportedFeatures:
     modality = "imported"
 
     def __init__(self, spec: Imported):
-        self.folder, self.pattern, self.width = expand(spec.folder, "features.folder"), spec.pattern, spec.width
+        self.folder, self.pattern, self.width = (
+            expand(spec.folder, "features.folder"),
+            spec.pattern,
+            spec.width,
+        )
         if not self.folder.is_dir():
             raise UserError(f"features.folder: there is no folder {self.folder}")
         self.identity = {"encoder": "imported", "width": spec.width}
@@ -229,7 +240,12 @@ def _mel_power(samples: np.ndarray, bands: int, hop_ms: int) -> np.ndarray:
     import librosa
 
     return librosa.feature.melspectrogram(
-        y=samples, sr=SAMPLE_RATE, n_fft=512, win_length=400, hop_length=SAMPLE_RATE * hop_ms // 1000, n_mels=bands
+        y=samples,
+        sr=SAMPLE_RATE,
+        n_fft=512,
+        win_length=400,
+        hop_length=SAMPLE_RATE * hop_ms // 1000,
+        n_mels=bands,
     )
 
 
@@ -242,8 +258,14 @@ def _small_wavlm(folder: Path, width: int) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             config = WavLMConfig(
-                hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * width,
-                conv_dim=(32,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, layerdrop=0.0,
+                hidden_size=width,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=2 * width,
+                conv_dim=(32,) * 7,
+                num_conv_pos_embeddings=16,
+                num_conv_pos_embedding_groups=2,
+                layerdrop=0.0,
             )
             _save_once(folder, lambda target: WavLMModel(config).save_pretrained(target))
     return folder

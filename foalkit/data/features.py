@@ -38,7 +38,9 @@ class FeatureStore:
             raise UserError(f"{folder}: features.f16 and its index disagree; delete the folder to rebuild it")
         small = file.stat().st_size < IN_MEMORY_BYTES
         self.packed = (
-            np.fromfile(file, np.float16).reshape(shape) if small else np.memmap(file, np.float16, "r", shape=shape)
+            np.fromfile(file, np.float16).reshape(shape)
+            if small
+            else np.memmap(file, np.float16, "r", shape=shape)
         )
 
     def __getitem__(self, utterance: str) -> np.ndarray:
@@ -89,8 +91,11 @@ def open_data(params: Params, streams=None) -> Data:
         return prepare(params)
     names = params.features if streams is None else streams
     return Data(
-        pd.read_parquet(folder / "manifest.parquet"), pd.read_parquet(folder / "left_out.parquet"),
-        {s: FeatureStore(folder / "features" / s) for s in names}, info, params.corpus.classes,
+        pd.read_parquet(folder / "manifest.parquet"),
+        pd.read_parquet(folder / "left_out.parquet"),
+        {s: FeatureStore(folder / "features" / s) for s in names},
+        info,
+        params.corpus.classes,
     )
 
 
@@ -113,15 +118,21 @@ def prepare(params: Params) -> Data:
         table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
         if table.empty:
             raise UserError(f"{root}: no utterance is left; the first reason: {next(iter(bad.values()))}")
-        left_out = pd.concat([left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])],
-                             ignore_index=True)
+        left_out = pd.concat(
+            [left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])], ignore_index=True
+        )
         card = root / "card.json"
         info = {
             "params_digest": _params_digest(params),
             "manifest_digest": digest(table.to_dict("list")),
             "utterances": len(table),
             "left_out": len(left_out),
-            "counts": table["emotion"].value_counts().reindex(params.corpus.classes).fillna(0).astype(int).to_dict(),
+            "counts": table["emotion"]
+            .value_counts()
+            .reindex(params.corpus.classes)
+            .fillna(0)
+            .astype(int)
+            .to_dict(),
             "longer_than_clip": int((table["end"] - table["start"] > params.clip.seconds).sum()),
             "features": {s: stores[s].info for s in stores},
             "ceilings": json.loads(card.read_text()).get("ceilings") if card.exists() else None,
@@ -142,9 +153,12 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     reader = _Reader(params, stream, root)
     keys = {row["utterance"]: reader.key(row, digests) for row in table.to_dict("records")}
     old = FeatureStore(folder) if (folder / "store.json").exists() else None
-    if old and set(old.lengths) | set(old.info["failed"]) == set(keys) and all(
-        old.key(u) == keys[u] for u in old.lengths
-    ) and old.info["failed_keys"] == {u: keys[u] for u in old.info["failed"]}:
+    if (
+        old
+        and set(old.lengths) | set(old.info["failed"]) == set(keys)
+        and all(old.key(u) == keys[u] for u in old.lengths)
+        and old.info["failed_keys"] == {u: keys[u] for u in old.info["failed"]}
+    ):
         return old, old.info["failed"]
 
     partial = folder.with_name(f"{stream}.partial")
@@ -166,16 +180,26 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             log.flush()
             done[row["utterance"]] = entry
     entries = [done[u] for u in keys]  # table order
-    good = pd.DataFrame([e for e in entries if "failed" not in e], columns=["utterance", "offset", "frames", "key"])
+    good = pd.DataFrame(
+        [e for e in entries if "failed" not in e], columns=["utterance", "offset", "frames", "key"]
+    )
     failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
     if good.empty and failed:
-        raise UserError(f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}")
+        raise UserError(
+            f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}"
+        )
     write_parquet(partial / "index.parquet", good)
-    write_json(partial / "store.json", {
-        "width": reader.width, "encoder": reader.identity, "frames": int(good["frames"].sum()),
-        "digest": digest(dict(zip(good["utterance"], good["key"], strict=True))),
-        "failed": failed, "failed_keys": {u: keys[u] for u in failed},
-    })
+    write_json(
+        partial / "store.json",
+        {
+            "width": reader.width,
+            "encoder": reader.identity,
+            "frames": int(good["frames"].sum()),
+            "digest": digest(dict(zip(good["utterance"], good["key"], strict=True))),
+            "failed": failed,
+            "failed_keys": {u: keys[u] for u in failed},
+        },
+    )
     (partial / "log.jsonl").unlink()
     if old:
         (folder / "store.json").unlink()  # from here on the old store does not count
@@ -209,8 +233,12 @@ class _Reader:
             return digest({**parts, "file": media.file_digest(file) if file.exists() else None})
         parts |= {"media": digests[row[self.encoder.modality]], "decoder": media.DECODER}
         if self.encoder.modality == "video":
-            parts |= {"range": [row["start"], row["end"]], "region": self.spec.region, "every": self.spec.every,
-                      "box": None if row[self._column] is None else list(map(int, row[self._column]))}
+            parts |= {
+                "range": [row["start"], row["end"]],
+                "region": self.spec.region,
+                "every": self.spec.every,
+                "box": None if row[self._column] is None else list(map(int, row[self._column])),
+            }
         return digest(parts)
 
     def __call__(self, row: dict) -> np.ndarray:

@@ -36,7 +36,9 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Spli
     train = [g for group in groups for g in group if g not in test and g not in validation]
     sides = {"train": train, "validation": validation, "test": test}
     column = table[params.folds.by]
-    result = Split(**{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides)
+    result = Split(
+        **{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides
+    )
     check_split(table, result)
     return result
 
@@ -46,7 +48,9 @@ def check_split(table: pd.DataFrame, split: Split) -> None:
     side = {u: s for s in ("train", "validation", "test") for u in getattr(split, s)}
     if not split.train or not split.test:
         empty = "test" if split.train else "training"
-        raise UserError(f"the {empty} side of the fold is empty ({split.groups}): are all groups in the corpus?")
+        raise UserError(
+            f"the {empty} side of the fold is empty ({split.groups}): are all groups in the corpus?"
+        )
     if len(side) != len(split.train) + len(split.validation) + len(split.test):
         raise UserError("an utterance is on two sides of the split")
     sides = table.assign(side=table["utterance"].map(side)).dropna(subset="side")

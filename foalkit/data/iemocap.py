@@ -8,9 +8,7 @@ import pandas as pd
 
 from foalkit import UserError
 
-LABEL_LINE = re.compile(
-    r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]"
-)
+LABEL_LINE = re.compile(r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]")
 CROPS = {"left": (52, 112, 256, 256), "right": (412, 112, 256, 256)}  # x, y, width, height of 720×480
 COUNTS = {  # the four-class set of the literature, 5 531 utterances
     "emotion": {"happy": 1636, "neutral": 1708, "sad": 1084, "angry": 1103},
@@ -25,7 +23,9 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     """
     files = sorted(f for f in root.glob("Session*/dialog/EmoEvaluation/*.txt") if not f.name.startswith("."))
     if not files:
-        raise UserError(f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder")
+        raise UserError(
+            f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder"
+        )
     faces = _face_boxes(root / "face_boxes.csv")
     rows, left_out = [], []
     for file in files:
@@ -43,22 +43,36 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             reason = (
                 f"{file.name} line {number}: utterance {utterance} is not of dialogue {dialogue}"
                 if utterance.rsplit("_", 1)[0] != dialogue
-                else f"{file.name} line {number}: the time range {start}-{end} s is empty" if end <= start
-                else f"{audio.name} is missing" if not audio.exists()
-                else f"{video.name} is missing" if not video.exists() else None
+                else f"{file.name} line {number}: the time range {start}-{end} s is empty"
+                if end <= start
+                else f"{audio.name} is missing"
+                if not audio.exists()
+                else f"{video.name} is missing"
+                if not video.exists()
+                else None
             )
             if reason:
                 left_out.append((utterance, reason))
                 continue
             gender = utterance.rsplit("_", 1)[1][0]  # who speaks, not whom the dialogue names
             side = "left" if gender == dialogue[5] else "right"  # the named actor sits on the left
-            rows.append({
-                "utterance": utterance, "speaker": utterance[:5] + gender, "session": utterance[:5],
-                "dialogue": dialogue, "kind": "improvised" if "impro" in dialogue else "scripted",
-                "gender": gender, "label": label, "start": start, "end": end,
-                "audio": str(audio.relative_to(root)), "video": str(video.relative_to(root)),
-                "crop": CROPS[side], "face": faces.get((dialogue, side)),
-            })
+            rows.append(
+                {
+                    "utterance": utterance,
+                    "speaker": utterance[:5] + gender,
+                    "session": utterance[:5],
+                    "dialogue": dialogue,
+                    "kind": "improvised" if "impro" in dialogue else "scripted",
+                    "gender": gender,
+                    "label": label,
+                    "start": start,
+                    "end": end,
+                    "audio": str(audio.relative_to(root)),
+                    "video": str(video.relative_to(root)),
+                    "crop": CROPS[side],
+                    "face": faces.get((dialogue, side)),
+                }
+            )
     return rows, left_out
 
 

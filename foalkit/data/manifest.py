@@ -53,8 +53,10 @@ def read_manifest(corpus: Corpus) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "emotion"])
     table.insert(table.columns.get_loc("label") + 1, "emotion", table["label"].map(corpus.labels))
     unnamed = table[table["emotion"].isna()]
-    left_out += [(u, f"label {label} is not among the classes") for u, label in
-                 zip(unnamed["utterance"], unnamed["label"], strict=True)]
+    left_out += [
+        (u, f"label {label} is not among the classes")
+        for u, label in zip(unnamed["utterance"], unnamed["label"], strict=True)
+    ]
     table = table[table["emotion"].notna()].sort_values("utterance", ignore_index=True)
     if table.empty:
         raise UserError(f"{root}: no utterance with a label of {sorted(corpus.labels)} was found")

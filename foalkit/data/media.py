@@ -1,6 +1,7 @@
 """Decode exactly a time range of a file: frames at the true frame rate, audio at 16 kHz mono (PyAV)."""
 
 import hashlib
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -75,7 +76,7 @@ def read_frames(
                 frames.append(graph.pull().to_ndarray(format="rgb24"))
     whole = math.isinf(end) or len(frames) == last - first
     # a turn may end a frame or two after the last picture; more than that is a truncated file
-    if not frames or not whole and last - first - len(frames) > 3:
+    if not frames or (not whole and last - first - len(frames) > 3):
         wanted = "frames" if math.isinf(end) else f"{last - first} frames"
         raise MediaError(f"{file.name}: {len(frames)} of the {wanted} from {start} to {end} s (truncated?)")
     return np.stack(frames)
@@ -131,12 +132,14 @@ def _graph(stream, file: Path, crop: Box | None, size: int | None):
     if crop is not None:
         x, y, width, height = crop
         if x < 0 or y < 0 or x + width > stream.width or y + height > stream.height:
-            raise MediaError(f"{file.name}: crop {crop} is outside its {stream.width}×{stream.height} picture")
+            raise MediaError(
+                f"{file.name}: crop {crop} is outside its {stream.width}×{stream.height} picture"
+            )
         nodes.append(graph.add("crop", f"w={width}:h={height}:x={x}:y={y}:exact=1"))
     if size is not None:
         nodes.append(graph.add("scale", f"{size}:{size}:flags=bicubic+accurate_rnd+bitexact"))
     nodes += [graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
-    for a, b in zip(nodes, nodes[1:], strict=False):
+    for a, b in itertools.pairwise(nodes):
         a.link_to(b)
     graph.configure()
     return graph

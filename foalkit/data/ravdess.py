@@ -22,7 +22,9 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     for file in sorted(f for f in root.rglob("*") if f.suffix in SUFFIXES and not f.name.startswith(".")):
         match = NAME.match(file.stem)
         if not match:
-            left_out.append((file.name, "the name is not modality-channel-emotion-intensity-statement-repetition-actor"))
+            left_out.append(
+                (file.name, "the name is not modality-channel-emotion-intensity-statement-repetition-actor")
+            )
         elif match[2] == "01":  # speech; 02 is song
             copies = takes.setdefault(file.stem[3:], {})
             if match[1] in copies:
@@ -38,11 +40,21 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             left_out.append((take, f"only {video.name}: a video without its sound"))
             continue
         actor = take[-2:]
-        rows.append({
-            "utterance": take, "speaker": f"Actor_{actor}", "session": f"Actor_{actor}", "dialogue": take,
-            "kind": "acted", "gender": "M" if int(actor) % 2 else "F",
-            "label": EMOTIONS[int(take[3:5]) - 1], "start": 0.0, "end": float("inf"),
-            "audio": str(audio.relative_to(root)),
-            "video": str(video.relative_to(root)) if video else "", "crop": None, "face": None,
-        })
+        rows.append(
+            {
+                "utterance": take,
+                "speaker": f"Actor_{actor}",
+                "session": f"Actor_{actor}",
+                "dialogue": take,
+                "kind": "acted",
+                "gender": "M" if int(actor) % 2 else "F",
+                "label": EMOTIONS[int(take[3:5]) - 1],
+                "start": 0.0,
+                "end": float("inf"),
+                "audio": str(audio.relative_to(root)),
+                "video": str(video.relative_to(root)) if video else "",
+                "crop": None,
+                "face": None,
+            }
+        )
     return rows, left_out

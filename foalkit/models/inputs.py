@@ -5,6 +5,7 @@ has `.width`. They are not in the paper and start as PyTorch starts its layers: 
 for widths near 1 000, would shrink a stream of 7 columns 20-fold.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -110,8 +111,8 @@ class Standardise(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor):
         super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.register_buffer("scale", 1 / std)
+        self.register_buffer("shift", -mean / std)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        return torch.addcmul(self.shift, x, self.scale)  # one pass: on two cores this was a third of an epoch

@@ -161,13 +161,36 @@ def confusion(counts: pd.DataFrame, title: str = "", ax=None) -> Figure:
     return figure
 
 
-def fold_points(scores: pd.DataFrame) -> Figure:
-    """UA and WA on each fold's test side (columns fold, seed, ua, wa), one point a seed, the mean as a line."""
+def lengths(table: pd.DataFrame, classes: list[str], seconds: float) -> Figure:
+    """Utterance lengths (s) per class, and where the clip cuts."""
     import seaborn as sns
 
+    figure = Figure(figsize=(7, 0.45 * len(classes) + 1), layout="constrained")
+    ax = figure.subplots()
+    length = (table["end"] - table["start"]).rename("length")
+    sns.violinplot(
+        x=length,
+        y=table["emotion"],
+        order=classes,
+        ax=ax,
+        color="#9fb3c8",
+        cut=0,
+        inner="quart",
+        density_norm="width",
+        linewidth=0.8,
+    )
+    ax.axvline(seconds, color=PUBLISHED, lw=1.2, ls="--")
+    ax.text(seconds, -0.55, f" clip of {seconds:g} s", color=PUBLISHED, fontsize=8, va="bottom")
+    ax.set(xlabel="utterance length in seconds", ylabel="")
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def fold_points(scores: pd.DataFrame) -> Figure:
+    """UA and WA on each fold's test side (columns fold, seed, ua, wa), one point a seed, the mean as a line."""
     figure = Figure(figsize=(6.5, 2.6), layout="constrained")
     for ax, metric in zip(figure.subplots(1, 2, sharey=True), ("ua", "wa"), strict=True):
-        sns.stripplot(data=scores, x="fold", y=metric, ax=ax, color=FUSED, size=7, jitter=False)
+        ax.scatter(scores["fold"], scores[metric], color=FUSED, s=45, alpha=0.8, lw=0)
         ax.axhline(scores[metric].mean(), color=INK, lw=1, ls="--")
         ax.text(
             0.99,
@@ -181,6 +204,7 @@ def fold_points(scores: pd.DataFrame) -> Figure:
         )
         _plain(ax, metric.upper())
         ax.set_xlabel("fold (test side)")
+        ax.set_xlim(scores["fold"].min() - 0.5, scores["fold"].max() + 0.5)
         ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     return figure
 

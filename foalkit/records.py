@@ -66,8 +66,10 @@ def read_record(file: Path) -> dict:
         record = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"{_short(file)}: no record; the run has not finished") from None
-    except json.JSONDecodeError:
-        raise UserError(f"{_short(file)}: not a whole record; delete it and rerun") from None
+    except ValueError:  # not JSON, or not even text
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{_short(file)}: not a whole record; delete it and rerun")
     missing = sorted(REQUIRED - set(record))
     if missing or record["schema"] != SCHEMA:
         raise UserError(f"{_short(file)}: {f'lacks {missing}' if missing else 'another schema'}; rerun it")

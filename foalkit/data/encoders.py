@@ -108,14 +108,17 @@ class WavLMEncoder:
         logging.disable_progress_bar()  # its bars for a second's work fill a saved notebook
         source, revision = spec.model, spec.revision
         if spec.model == "small":
-            source = str(_small_wavlm(weights_folder / "wavlm-small", spec.width))
-        if Path(source).is_dir():
-            revision = file_digest(Path(source) / "model.safetensors")[:16]
+            source = str(_small_wavlm(weights_folder / f"wavlm-small-{spec.width}", spec.width))
+        if (folder := expand(source, "features.audio.model")).is_dir():
+            source, weights = str(folder), folder / "model.safetensors"
+            if not weights.exists():
+                raise UserError(f"features.audio: {folder} holds no model.safetensors")
+            revision = file_digest(weights)[:16]
         elif revision is None:
             raise UserError(f"features.audio: {spec.model} is a hub name: pin its `revision` (a commit)")
         try:
             self.model = WavLMModel.from_pretrained(
-                source, revision=None if Path(source).is_dir() else revision, dtype=torch.float32
+                source, revision=None if folder.is_dir() else revision, dtype=torch.float32
             )
         except (OSError, ValueError) as error:
             raise UserError(
@@ -124,6 +127,9 @@ class WavLMEncoder:
         self.device = device(spec.device)
         self.model.eval().requires_grad_(False).to(self.device)
         self.width, self.layer = self.model.config.hidden_size, spec.layer
+        states = self.model.config.num_hidden_layers + 1
+        if not -states <= spec.layer < states:
+            raise UserError(f"features.audio: {spec.model} has no layer {spec.layer}; -1 to {states - 1}")
         self.identity = {**spec.model_dump(exclude={"device"}), "revision": revision}
         _check_width(spec.model, self.width, spec.width)
 
@@ -149,11 +155,11 @@ class ClipEncoder:
 
         name, pretrained, revision = spec.model, spec.pretrained, spec.revision
         if spec.model == "small":
-            name, pretrained = _small_clip(weights_folder / "clip-small", spec.width)
+            name, pretrained = _small_clip(weights_folder / f"clip-small-{spec.width}", spec.width)
         elif pretrained is None:
             raise UserError(f"features: CLIP {spec.model} needs `pretrained`: a hub repository or a file")
-        if os.path.isfile(pretrained):
-            revision = file_digest(Path(pretrained))[:16]
+        if (file := expand(pretrained, "features.pretrained")).is_file():
+            pretrained, revision = str(file), file_digest(file)[:16]
         else:
             if revision is None:
                 raise UserError(f"features: {pretrained} is a hub name: pin its `revision` (a commit)")
@@ -203,7 +209,10 @@ class ImportedFeatures:
 
     def file(self, row) -> Path:
         """The .npy file of a manifest row."""
-        return self.folder / self.pattern.format_map(row)
+        try:
+            return self.folder / self.pattern.format_map(row)
+        except (KeyError, ValueError, IndexError) as error:
+            raise UserError(f"features.pattern: {self.pattern!r} cannot be filled in ({error!r})") from None
 
     def read(self, row) -> np.ndarray:
         """The row's features as float32 `(T, width)`.
@@ -217,6 +226,8 @@ class ImportedFeatures:
             raise UserError(f"{file.name}: no imported features for utterance {row['utterance']}") from None
         except (ValueError, EOFError, OSError) as error:
             raise UserError(f"{file.name}: not a NumPy array ({_first_line(error)})") from None
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+            raise UserError(f"{file.name}: not an array of numbers")
         if array.ndim != 2 or array.shape[1] != self.width or not len(array):
             raise UserError(f"{file.name}: shape {array.shape}, expected (T, {self.width})")
         if not np.isfinite(array).all():

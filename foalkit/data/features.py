@@ -27,15 +27,18 @@ class FeatureStore:
     """Features of all utterances of one stream: `store[utterance]` is a float16 `(T, D)` view."""
 
     def __init__(self, folder: Path):
-        self.info = json.loads((folder / "store.json").read_text())
-        index = pd.read_parquet(folder / "index.parquet")
+        try:
+            self.info = json.loads((folder / "store.json").read_text())
+            index = pd.read_parquet(folder / "index.parquet")
+        except (OSError, ValueError) as error:  # ValueError: broken JSON or Parquet
+            raise UserError(f"{folder}: damaged ({type(error).__name__}); delete it to rebuild it") from None
         self.width, self.digest = self.info["width"], self.info["digest"]
         self.lengths = dict(zip(index["utterance"], index["frames"].tolist(), strict=True))
         self._offsets = dict(zip(index["utterance"], index["offset"].tolist(), strict=True))
         self._keys = dict(zip(index["utterance"], index["key"], strict=True))
         file, shape = folder / "features.f16", (int(index["frames"].sum()), self.width)
-        if file.stat().st_size != 2 * shape[0] * shape[1]:
-            raise UserError(f"{folder}: features.f16 and its index disagree; delete the folder to rebuild it")
+        if not file.exists() or file.stat().st_size != 2 * shape[0] * shape[1]:
+            raise UserError(f"{folder}: features.f16 and its index disagree; delete it to rebuild it")
         small = file.stat().st_size < IN_MEMORY_BYTES
         self.packed = (
             np.fromfile(file, np.float16).reshape(shape)
@@ -84,7 +87,9 @@ def open_data(params: Params, streams=None) -> Data:
     folder = params.folder
     try:
         info = json.loads((folder / "preprocess.json").read_text())
-        fresh = info["params_digest"] == _params_digest(params)
+        fresh = info["params_digest"] == _params_digest(params) and all(
+            (folder / "features" / s / "store.json").exists() for s in params.features
+        )
     except FileNotFoundError:
         fresh = False
     if not fresh:
@@ -200,13 +205,13 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             "failed_keys": {u: keys[u] for u in failed},
         },
     )
-    (partial / "log.jsonl").unlink()
-    if old:
-        (folder / "store.json").unlink()  # from here on the old store does not count
+    if folder.exists():
+        (folder / "store.json").unlink(missing_ok=True)  # from here on the old store does not count
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
     partial.rename(folder)
+    (folder / "log.jsonl").unlink()  # last: killed before, the next build finds all its work done
     return FeatureStore(folder), failed
 
 
@@ -231,7 +236,8 @@ class _Reader:
         if self.encoder.modality == "imported":
             file = self.encoder.file(row)
             return digest({**parts, "file": media.file_digest(file) if file.exists() else None})
-        parts |= {"media": digests[row[self.encoder.modality]], "decoder": media.DECODER}
+        file = row[self.encoder.modality]  # none: left out when it is read
+        parts |= {"media": digests.get(file), "decoder": media.DECODER}
         if self.encoder.modality == "video":
             parts |= {
                 "range": [row["start"], row["end"]],
@@ -244,7 +250,7 @@ class _Reader:
     def __call__(self, row: dict) -> np.ndarray:
         modality = self.encoder.modality
         if modality == "imported":
-            return self.encoder.read(row).astype(np.float16)
+            return _half(self.encoder.read(row), self.encoder.file(row))
         if not row[modality]:
             raise media.MediaError(f"{row['utterance']}: has no {modality} file")
         file = self.root / row[modality]
@@ -260,10 +266,7 @@ class _Reader:
             clip = media.read_frames(
                 file, row["start"], end, crop=None if box is None else tuple(box), size=self.encoder.size
             )[:: self.spec.every]
-        features = self.encoder(clip).astype(np.float16)
-        if not np.isfinite(features).all():
-            raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
-        return features
+        return _half(self.encoder(clip), file)
 
     def one_thread_each(self) -> None:
         """Called in each worker thread, so that the workers' matrix products do not share out the same cores."""
@@ -275,6 +278,14 @@ class _Reader:
     @property
     def _column(self) -> str:
         return "face" if self.spec.region == "face" else "crop"
+
+
+def _half(features: np.ndarray, file: Path) -> np.ndarray:
+    with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
+        features = features.astype(np.float16)
+    if not np.isfinite(features).all():
+        raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
+    return features
 
 
 def square(box) -> media.Box:

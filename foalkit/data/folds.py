@@ -46,13 +46,23 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Spli
 def check_split(table: pd.DataFrame, split: Split) -> None:
     """Raise UserError naming the first speaker or dialogue found on two sides, or an empty side."""
     side = {u: s for s in ("train", "validation", "test") for u in getattr(split, s)}
-    if not split.train or not split.test:
-        empty = "test" if split.train else "training"
+    unwanted = not split.groups.get("validation")  # the published protocol has none
+    empty = (
+        "training"
+        if not split.train
+        else "test"
+        if not split.test
+        else "validation"
+        if not (split.validation or unwanted)
+        else None
+    )
+    if empty:
         raise UserError(
             f"the {empty} side of the fold is empty ({split.groups}): are all groups in the corpus?"
         )
     if len(side) != len(split.train) + len(split.validation) + len(split.test):
-        raise UserError("an utterance is on two sides of the split")
+        every = pd.Series(split.train + split.validation + split.test)
+        raise UserError(f"utterance {every[every.duplicated()].iloc[0]} is on two sides of the split")
     sides = table.assign(side=table["utterance"].map(side)).dropna(subset="side")
     for column in ("speaker", "dialogue"):
         spread = sides.groupby(column)["side"].unique()

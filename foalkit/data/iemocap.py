@@ -27,7 +27,7 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder"
         )
     faces = _face_boxes(root / "face_boxes.csv")
-    rows, left_out = [], []
+    rows, left_out, seen = [], [], set()
     for file in files:
         dialogue, session = file.stem, file.parents[2]
         video = session / "dialog" / "avi" / "DivX" / f"{dialogue}.avi"
@@ -43,6 +43,8 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             reason = (
                 f"{file.name} line {number}: utterance {utterance} is not of dialogue {dialogue}"
                 if utterance.rsplit("_", 1)[0] != dialogue
+                else f"{file.name} line {number}: utterance {utterance} stands twice; the first line is used"
+                if utterance in seen
                 else f"{file.name} line {number}: the time range {start}-{end} s is empty"
                 if end <= start
                 else f"{audio.name} is missing"
@@ -54,6 +56,7 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             if reason:
                 left_out.append((utterance, reason))
                 continue
+            seen.add(utterance)
             gender = utterance.rsplit("_", 1)[1][0]  # who speaks, not whom the dialogue names
             side = "left" if gender == dialogue[5] else "right"  # the named actor sits on the left
             rows.append(

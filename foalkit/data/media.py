@@ -13,6 +13,7 @@ from foalkit import UserError
 
 SAMPLE_RATE = 16_000
 DECODER = f"pyav-{av.__version__}"
+ROUNDING = Fraction(1, 20_000)  # label times have four decimals: at most 50 µs from the time that was meant
 Box = tuple[int, int, int, int]
 
 
@@ -21,7 +22,7 @@ class MediaError(UserError):
 
 
 def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
-    """The samples of [start, end) seconds as 16 kHz mono float32 `(S,)` in [-1, 1].
+    """The samples of [start, end) seconds as 16 kHz mono float32 `(S,)`, the mean of the file's channels.
 
     Raises MediaError for a missing stream, an empty range, a truncated file or a track of zeros.
     """
@@ -29,15 +30,20 @@ def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndar
     with _open(file) as container:
         if not container.streams.audio:
             raise MediaError(f"{file.name}: no audio stream")
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-        parts, last = [], SAMPLE_RATE * end
-        count = 0
-        for frame in [*_decode(container, file, container.streams.audio[0]), None]:
+        stream = container.streams.audio[0]
+        # channels are averaged below: FFmpeg's own downmix makes a stereo file 1.41 times louder than its mono
+        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        parts, count = [], 0
+        for frame in itertools.chain(_decode(container, file, stream), [None]):
             for part in resampler.resample(frame):
-                parts.append(part.to_ndarray()[0])
+                parts.append(part.to_ndarray().mean(0))
                 count += part.samples
-            if count >= last:
+            if count >= SAMPLE_RATE * end:
                 break
+        else:
+            promised = float((stream.duration or 0) * stream.time_base)
+            if _cut_wav(file) or count < SAMPLE_RATE * (promised - 0.1):
+                raise MediaError(f"{file.name}: ends after {count / SAMPLE_RATE:.2f} s (truncated?)")
     first = round(start * SAMPLE_RATE)
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     samples = samples[first : None if math.isinf(end) else round(end * SAMPLE_RATE)]
@@ -53,7 +59,8 @@ def read_frames(
 ) -> np.ndarray:
     """The frames n with start ≤ n / fps < end, cropped and resized to `size`², as RGB uint8 `(T, H, W, 3)`.
 
-    Frame n is the one shown at n / fps by the stream's own clock. Raises MediaError for a missing stream, an
+    Frame n is the one shown at n / fps by the stream's own clock; a bound that is a frame's time rounded to
+    four decimals, as label times are, means that frame. Raises MediaError for a missing stream, an
     empty range, a truncated file or a crop outside the picture.
     """
     _check_range(file, start, end)
@@ -68,16 +75,17 @@ def read_frames(
             container.seek(origin + int((first - 1) / rate / stream.time_base), stream=stream)
         frames = []
         for frame in _decode(container, file, stream):
-            number = round((frame.pts - origin) * stream.time_base * rate)
+            clock = frame.dts if frame.pts is None else frame.pts
+            number = round((clock - origin) * stream.time_base * rate)
             if number >= last:
                 break
             if number >= first:
                 graph.push(frame)
                 frames.append(graph.pull().to_ndarray(format="rgb24"))
-    whole = math.isinf(end) or len(frames) == last - first
+        promised = stream.frames if math.isinf(end) else last  # 0 where the file does not say
     # a turn may end a frame or two after the last picture; more than that is a truncated file
-    if not frames or (not whole and last - first - len(frames) > 3):
-        wanted = "frames" if math.isinf(end) else f"{last - first} frames"
+    if not frames or first + len(frames) < promised - 3:
+        wanted = f"{promised - first} frames" if promised else "frames"
         raise MediaError(f"{file.name}: {len(frames)} of the {wanted} from {start} to {end} s (truncated?)")
     return np.stack(frames)
 
@@ -97,11 +105,19 @@ def file_digest(file: Path) -> str:
 
 
 def _frame_range(start: float, end: float, rate: Fraction) -> tuple[int, float]:
-    # label times have four decimals: a bound within a microsecond of a frame's time means that frame
     def bound(seconds: float) -> int:
-        return math.ceil(Fraction(seconds) * rate - Fraction(1, 100_000))
+        return max(0, math.ceil((Fraction(seconds) - ROUNDING) * rate))
 
     return bound(start), math.inf if math.isinf(end) else bound(end)
+
+
+def _cut_wav(file: Path) -> bool:
+    # FFmpeg reads a cut .wav without complaint; its header still says how long it was
+    with file.open("rb") as handle:
+        head = handle.read(12)
+    promised = int.from_bytes(head[4:8], "little") + 8
+    is_wav = head[:4] == b"RIFF" and head[8:] == b"WAVE" and promised < 0xFFFFFFFF  # that much: not known
+    return is_wav and file.stat().st_size + 1 < promised  # some writers count a padding byte
 
 
 def _check_range(file: Path, start: float, end: float) -> None:

@@ -1,0 +1,289 @@
+"""Encoders against librosa, plain loops and the libraries' own calls; every refusal is one line."""
+
+import shutil
+
+import librosa
+import numpy as np
+import open_clip
+import pytest
+import torch
+from pydantic import TypeAdapter
+from scipy.fft import dct
+
+from foalkit import UserError
+from foalkit.data.encoders import ImportedFeatures, device, make_encoder
+from foalkit.params import Features, Imported
+
+RNG = np.random.default_rng(0)
+SOUND = (0.3 * np.sin(np.arange(16_000) / 7) + 0.05 * RNG.normal(size=16_000)).astype(np.float32)
+FRAMES = RNG.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+
+
+def encoder(folder, **spec):
+    return make_encoder(TypeAdapter(Features).validate_python(spec), folder)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def refused(make) -> str:
+    with pytest.raises(UserError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- sound without weights -------------------------------------------------------------------------
+
+
+def naive_mel_power(samples, bands, hop):
+    """Hann windows of 400 samples in the middle of 512, power spectrum, mel filters: frame by frame."""
+    window = np.zeros(512)
+    window[56:456] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)
+    padded = np.pad(samples.astype(float), 256)
+    frames = [padded[t : t + 512] * window for t in range(0, len(samples) + 1, hop)]
+    power = np.abs(np.array([np.fft.rfft(f) for f in frames])) ** 2
+    return power @ librosa.filters.mel(sr=16_000, n_fft=512, n_mels=bands).T  # (T, bands)
+
+
+def test_log_mel_is_computed_as_said(tmp_path):
+    got = encoder(tmp_path, encoder="log-mel", bands=40, hop_ms=20)(SOUND)
+    assert got.shape == (51, 40) and got.dtype == np.float32
+    np.testing.assert_allclose(got, np.log(naive_mel_power(SOUND, 40, 320) + 1e-6), atol=1e-3)
+
+
+def test_mfcc_is_computed_as_said(tmp_path):
+    got = encoder(tmp_path, encoder="mfcc", coefficients=13, hop_ms=10)(SOUND)
+    decibels = 10 * np.log10(np.maximum(naive_mel_power(SOUND, 40, 160), 1e-10))
+    decibels = np.maximum(decibels, decibels.max() - 80)
+    assert got.shape == (101, 13) and got.dtype == np.float32
+    np.testing.assert_allclose(got, dct(decibels, norm="ortho")[:, :13], atol=2e-2)
+
+
+def test_very_short_sound_gives_a_frame(tmp_path, weights):
+    for spec in (
+        {"encoder": "log-mel"},
+        {"encoder": "mfcc"},
+        {"encoder": "wavlm", "model": "small", "width": 32},
+    ):
+        got = encoder(weights, **spec)(SOUND[:5])
+        assert len(got) >= 1 and np.isfinite(got).all()
+
+
+# ---- gradients -------------------------------------------------------------------------------------
+
+
+def naive_hog(picture, cell, bins):
+    """One picture (H, W, 3), pixel by pixel."""
+    grey = (picture.astype(float) * [0.299, 0.587, 0.114]).sum(-1) / 255
+    size = len(grey)
+    histogram = np.zeros((size // cell, size // cell, bins))
+    for y in range(size):
+        for x in range(size):
+            up, down, left, right = max(y - 1, 0), min(y + 1, size - 1), max(x - 1, 0), min(x + 1, size - 1)
+            dy = (grey[down, x] - grey[up, x]) / (down - up)
+            dx = (grey[y, right] - grey[y, left]) / (right - left)
+            angle = (np.arctan2(dy, dx) % np.pi) / np.pi * bins
+            low = int(angle)
+            for b, share in ((low, 1 - (angle - low)), (low + 1, angle - low)):
+                histogram[y // cell, x // cell, b % bins] += share * np.hypot(dy, dx) / cell**2
+    histogram = np.sqrt(histogram)
+    return (histogram / np.sqrt((histogram**2).sum(-1)).__pow__(2).mean() ** 0.5).ravel()
+
+
+def test_hog_is_a_loop_over_pixels(tmp_path):
+    hog = encoder(tmp_path, encoder="hog", size=32, cell=8, orientations=6)
+    frames = FRAMES[:2, :32, :32]
+    got = hog(frames)
+    assert hog.width == 4 * 4 * 6 and got.shape == (2, 96) and got.dtype == np.float32
+    np.testing.assert_allclose(got, [naive_hog(f, 8, 6) for f in frames], atol=1e-3)
+
+
+def test_hog_forgives_contrast_and_survives_flat_pictures(tmp_path):
+    hog = encoder(tmp_path, encoder="hog", size=64, cell=8)
+    pale = (FRAMES // 2 * 2).astype(np.uint8)
+    np.testing.assert_allclose(hog(pale // 2), hog(pale), atol=2e-3)
+    assert np.isfinite(hog(np.full((1, 64, 64, 3), 77, np.uint8))).all()
+    assert "not a multiple" in refused(lambda: encoder(tmp_path, encoder="hog", size=64, cell=10))
+
+
+# ---- WavLM -----------------------------------------------------------------------------------------
+
+
+def test_wavlm_has_a_frame_every_20_ms_and_its_width(weights):
+    wavlm = encoder(weights, encoder="wavlm", model="small", width=32)
+    assert wavlm.width == 32
+    for seconds in (0.1, 0.5, 1.0):
+        got = wavlm(SOUND[: int(seconds * 16_000)])
+        assert got.shape == (int(seconds * 50) - 1, 32) and got.dtype == np.float32
+
+
+def test_wavlm_is_transformers_own_output(weights):
+    from transformers import WavLMModel
+
+    wavlm = encoder(weights, encoder="wavlm", model="small", width=32)
+    folder = next(weights.glob("wavlm-small*"))
+    own = WavLMModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        states = own(torch.tensor(SOUND)[None], output_hidden_states=True).hidden_states
+        last = own(torch.tensor(SOUND)[None]).last_hidden_state
+    np.testing.assert_allclose(wavlm(SOUND), last[0], atol=1e-6)
+    first = encoder(weights, encoder="wavlm", model=str(folder), width=32, layer=1)
+    np.testing.assert_allclose(first(SOUND), states[1][0], atol=1e-6)
+    assert not np.allclose(first(SOUND), last[0], atol=1e-2)
+
+
+def test_small_weights_are_the_same_wherever_they_are_made(weights, tmp_path):
+    for kind, clip in (("wavlm", SOUND), ("clip", FRAMES)):
+        spec = {"encoder": kind, "model": "small", "width": 32}
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        made, again, elsewhere = encoder(weights, **spec), encoder(weights, **spec), encoder(tmp_path, **spec)
+        assert torch.equal(before, torch.get_rng_state())  # the caller's seed is left alone
+        np.testing.assert_array_equal(made(clip), again(clip))
+        np.testing.assert_array_equal(made(clip), elsewhere(clip))
+        assert made.identity == again.identity == elsewhere.identity
+
+
+def test_other_weights_are_another_identity(weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    encoder(weights, encoder="wavlm", model="small", width=32)
+    shutil.copytree(weights / "wavlm-small-32", tmp_path / "w")
+    spec = {"encoder": "wavlm", "model": str(tmp_path / "w"), "width": 32}
+    before = encoder(tmp_path, **spec)
+    state = load_file(tmp_path / "w" / "model.safetensors")
+    state["encoder.layers.1.final_layer_norm.bias"] += 1
+    save_file(state, tmp_path / "w" / "model.safetensors", metadata={"format": "pt"})
+    after = encoder(tmp_path, **spec)
+    assert before.identity != after.identity
+    np.testing.assert_allclose(after(SOUND), before(SOUND) + 1, atol=1e-5)
+
+
+def test_two_widths_of_small_models_live_together(weights):
+    for kind in ("wavlm", "clip"):
+        assert [encoder(weights, encoder=kind, model="small", width=w).width for w in (32, 16, 32)] == [
+            32,
+            16,
+            32,
+        ]
+
+
+def test_wavlm_refusals(weights, tmp_path):
+    encoder(weights, encoder="wavlm", model="small", width=32)
+    folder = str(weights / "wavlm-small-32")
+    said = refused(lambda: encoder(tmp_path, encoder="wavlm", model=folder, width=1024))
+    assert "gives 32" in said and "width 1024" in said
+    assert "no layer 7" in refused(
+        lambda: encoder(tmp_path, encoder="wavlm", model=folder, width=32, layer=7)
+    )
+    named = {"encoder": "wavlm", "model": "nobody/no-such-wavlm"}
+    assert "pin its `revision`" in refused(lambda: encoder(tmp_path, **named))
+    assert "cannot be loaded" in refused(lambda: encoder(tmp_path, **named, revision="abc"))
+    (tmp_path / "hollow").mkdir()
+    hollow = {"encoder": "wavlm", "model": str(tmp_path / "hollow")}
+    assert "no model.safetensors" in refused(lambda: encoder(tmp_path, **hollow))
+
+
+# ---- CLIP ------------------------------------------------------------------------------------------
+
+
+def test_clip_is_open_clips_projected_embedding(weights):
+    from PIL import Image
+
+    clip = encoder(weights, encoder="clip", model="small", width=32, batch=2)
+    assert (clip.width, clip.size) == (32, 64)
+    folder = weights / "clip-small-32"
+    open_clip.add_model_config(folder / "small-32.json")
+    own, _, preprocess = open_clip.create_model_and_transforms(
+        "small-32", pretrained=str(folder / "weights.safetensors")
+    )
+    own.eval()
+    pictures = torch.stack([preprocess(Image.fromarray(f)) for f in FRAMES])
+    with torch.no_grad():
+        expected = own.encode_image(pictures)
+    got = clip(FRAMES)  # three frames in batches of two
+    assert got.shape == (3, 32) != (3, own.visual.transformer.width)  # projected, not the hidden state
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_clip_refusals(weights, tmp_path):
+    encoder(weights, encoder="clip", model="small", width=32)
+    file = str(weights / "clip-small-32" / "weights.safetensors")
+    said = refused(lambda: encoder(tmp_path, encoder="clip", model="small-32", pretrained=file, width=768))
+    assert "gives 32" in said and "width 768" in said
+    assert "needs `pretrained`" in refused(lambda: encoder(tmp_path, encoder="clip", model="ViT-L-14"))
+    hub = {"encoder": "clip", "model": "ViT-L-14", "pretrained": "nobody/no-such-clip"}
+    assert "pin its `revision`" in refused(lambda: encoder(tmp_path, **hub))
+    assert "cannot be loaded" in refused(lambda: encoder(tmp_path, **hub, revision="abc"))
+    assert "cannot be loaded" in refused(
+        lambda: encoder(tmp_path, encoder="clip", model="no-such-architecture", pretrained=file)
+    )
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device("auto") == device("cpu") == "cpu"
+    assert "no GPU" in refused(lambda: device("cuda"))
+
+
+# ---- imported features -----------------------------------------------------------------------------
+
+ROW = {"utterance": "u1", "speaker": "s"}
+
+
+@pytest.fixture
+def imported(tmp_path):
+    return ImportedFeatures(
+        Imported(encoder="imported", folder=str(tmp_path), pattern="{speaker}-{utterance}.npy", width=3)
+    )
+
+
+def test_imported_features_are_read_by_their_pattern(imported, tmp_path):
+    x = RNG.normal(size=(4, 3)).astype(np.float16)
+    np.save(tmp_path / "s-u1.npy", x)
+    got = imported.read(ROW)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, x)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.zeros((4, 2)), "shape (4, 2), expected (T, 3)"),
+        (np.zeros(3), "shape (3,)"),
+        (np.zeros((0, 3)), "shape (0, 3)"),
+        (np.array([[1.0, np.nan, 0.0]]), "NaN"),
+        (np.array([[1.0, np.inf, 0.0]]), "infinity"),
+        (np.array([["a", "b", "c"]]), "not an array of numbers"),
+        (np.array([[1, None, "x"]], object), "not a NumPy array"),
+        (b"no array at all", "not a NumPy array"),
+        (b"", "not a NumPy array"),
+    ],
+)
+def test_imported_features_that_cannot_be_used(imported, tmp_path, content, said):
+    file = tmp_path / "s-u1.npy"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.save(file, content, allow_pickle=True)
+    message = refused(lambda: imported.read(ROW))
+    assert message.startswith("s-u1.npy: ") and said in message
+
+
+def test_imported_features_that_are_not_there(imported, tmp_path):
+    assert "no imported features for utterance u1" in refused(lambda: imported.read(ROW))
+    with (tmp_path / "s-u1.npy").open("wb") as file:
+        np.savez(file, a=np.zeros((2, 3)))
+    assert "not an array of numbers" in refused(lambda: imported.read(ROW))
+    spec = Imported(encoder="imported", folder=str(tmp_path), pattern="{speeker}.npy", width=3)
+    assert "speeker" in refused(lambda: ImportedFeatures(spec).read(ROW))
+    gone = Imported(encoder="imported", folder=str(tmp_path / "gone"), width=3)
+    assert "no folder" in refused(lambda: ImportedFeatures(gone))

@@ -1,0 +1,371 @@
+"""The feature store: what goes in comes out, once, whole, and only what changed is made again."""
+
+import json
+import shutil
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from foalkit import UserError, params
+from foalkit.data import features, media
+from foalkit.data.encoders import LogMelEncoder, make_encoder
+from foalkit.data.features import FeatureStore, open_data, prepare, square
+
+
+@pytest.fixture(scope="module")
+def one_session(corpus, tmp_path_factory):
+    root = tmp_path_factory.mktemp("session") / "corpus"
+    shutil.copytree(corpus / "Session1", root / "Session1")
+    shutil.copy(corpus / "face_boxes.csv", root)
+    return root
+
+
+@pytest.fixture
+def world(one_session, tiny, tmp_path):
+    """Params of one stream (log-mel) on a copy of the first session that a test may change."""
+    root = tmp_path / "corpus"
+    shutil.copytree(one_session, root)
+    return make_world(tiny, tmp_path, root, "audio")
+
+
+def make_world(tiny, folder, root, *streams, **changes):
+    data = tiny.model_dump(exclude={"variants"})
+    data["outputs"] = str(folder / "outputs")
+    data["corpus"] |= {"root": str(root), "generate": None}
+    data["features"] = {s: data["features"][s] for s in streams}
+    data["model"]["inputs"], data["ablation"] = {}, {"honest": list(streams)[:1]}
+    data |= changes
+    file = folder / "world.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return params.load(file)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The clips that went through the log-mel encoder, as their first samples."""
+    seen, encode = [], LogMelEncoder.__call__
+
+    def counted(self, samples):
+        seen.append(len(samples))
+        return encode(self, samples)
+
+    monkeypatch.setattr(LogMelEncoder, "__call__", counted)
+    return seen
+
+
+def usable_wav(p, data, n=0):
+    return params.expand(p.corpus.root, "root") / data.table["audio"].iloc[n]
+
+
+def change_wav(file):
+    with wave.open(str(file), "rb") as handle:
+        settings, samples = handle.getparams(), np.frombuffer(handle.readframes(10**7), "<i2")
+    with wave.open(str(file), "wb") as handle:
+        handle.setparams(settings)
+        handle.writeframes((samples[::-1] // 2).astype("<i2").tobytes())
+
+
+def store_bytes(p, stream="audio"):
+    folder = p.folder / "features" / stream
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+
+
+def refused(read) -> str:
+    with pytest.raises(UserError) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- what is stored --------------------------------------------------------------------------------
+
+
+def test_the_store_holds_the_encoders_output_in_half_precision(data, tiny, corpus):
+    rows = data.table.to_dict("records")
+    assert {s: set(store.lengths) for s, store in data.stores.items()} == {
+        s: set(data.table["utterance"]) for s in ("audio", "video", "face")
+    }
+    for stream, store in data.stores.items():
+        spec = tiny.features[stream]
+        encoder = make_encoder(spec, tiny.folder / "weights")
+        for row in (rows[0], rows[17], rows[-1]):
+            if stream == "audio":
+                clip = media.read_audio(corpus / row["audio"], 0, tiny.clip.seconds)
+            else:
+                box = row["crop"] if stream == "video" else square(row["face"])
+                end = min(row["end"], row["start"] + tiny.clip.seconds)
+                clip = media.read_frames(
+                    corpus / row["video"], row["start"], end, crop=tuple(box), size=encoder.size
+                )
+                clip = clip[:: spec.every]
+            np.testing.assert_array_equal(store[row["utterance"]], encoder(clip).astype(np.float16))
+
+
+def test_batches_are_padded_with_zeros_and_masked(data):
+    store, some = data.stores["audio"], data.table["utterance"].iloc[[5, 2, 9, 2]].tolist()
+    x, mask = store.batch(some)
+    longest = max(len(store[u]) for u in some)
+    expected, real = np.zeros((4, longest, store.width), np.float32), np.zeros((4, longest), bool)
+    for i, u in enumerate(some):
+        for t, frame in enumerate(store[u]):
+            expected[i, t], real[i, t] = frame, True
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(mask, real)
+    assert x.dtype == np.float32 and mask.dtype == bool and not mask.all()
+
+
+def test_a_large_store_is_mapped_and_reads_the_same(data, tiny, monkeypatch):
+    monkeypatch.setattr(features, "IN_MEMORY_BYTES", 0)
+    mapped = FeatureStore(tiny.folder / "features" / "audio")
+    assert isinstance(mapped.packed, np.memmap)
+    np.testing.assert_array_equal(mapped.packed, data.stores["audio"].packed)
+
+
+def test_labels_are_numbered_in_the_params_order(data, tiny):
+    some = data.table["utterance"].iloc[[8, 1, 4]]
+    emotion = dict(zip(data.table["utterance"], data.table["emotion"], strict=True))
+    assert data.labels(some).tolist() == [tiny.corpus.classes.index(emotion[u]) for u in some]
+
+
+@pytest.mark.parametrize("box", [(10, 20, 30, 50), (10, 20, 50, 30), (100, 100, 7, 7), (40, 2, 9, 20)])
+def test_the_square_has_the_boxs_centre(box):
+    x, y, width, height = square(box)
+    assert width == height == max(box[2:])
+    assert x + width / 2 == pytest.approx(box[0] + box[2] / 2, abs=0.5)
+    assert y + height / 2 == pytest.approx(box[1] + box[3] / 2, abs=0.5)
+
+
+# ---- once, and only what changed ---------------------------------------------------------------------
+
+
+def test_features_are_made_once(world, calls):
+    first = prepare(world)
+    assert len(calls) == len(first.table)
+    before = store_bytes(world)
+    prepare(world)
+    opened = open_data(world)
+    assert len(calls) == len(first.table) and store_bytes(world) == before
+    pd.testing.assert_frame_equal(
+        opened.table[["utterance", "emotion"]], first.table[["utterance", "emotion"]]
+    )
+    assert opened.info == first.info
+
+
+def test_only_the_changed_recording_is_made_again(world, calls):
+    first = prepare(world)
+    old = {u: first.stores["audio"][u].copy() for u in first.table["utterance"]}
+    changed = first.table["utterance"].iloc[3]
+    change_wav(usable_wav(world, first, 3))
+    calls.clear()
+    second = prepare(world)
+    assert len(calls) == 1
+    for u, before in old.items():
+        assert np.array_equal(second.stores["audio"][u], before) == (u != changed)
+    assert second.info["features"]["audio"]["digest"] != first.info["features"]["audio"]["digest"]
+    for u in old:  # what was copied and what was made anew lie where a fresh build puts them
+        assert second.stores["audio"].lengths[u] == first.stores["audio"].lengths[u]
+    updated = store_bytes(world)
+    shutil.rmtree(world.folder)
+    prepare(world)
+    assert store_bytes(world) == updated
+
+
+def test_a_touched_file_of_the_same_bytes_is_not_made_again(world, calls):
+    data = prepare(world)
+    usable_wav(world, data).touch()
+    calls.clear()
+    prepare(world)
+    assert calls == []
+
+
+def test_other_params_are_noticed(world, calls):
+    prepare(world)
+    made = len(calls)
+    shorter = world.model_copy(update={"clip": world.clip.model_copy(update={"seconds": 0.5})})
+    data = open_data(shorter)
+    assert len(calls) == 2 * made
+    assert max(data.stores["audio"].lengths.values()) == 0.5 * 50 + 1
+    assert data.info["longer_than_clip"] == ((data.table["end"] - data.table["start"]) > 0.5).sum()
+
+
+# ---- killed half-way ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(world):
+    """The bytes of an uninterrupted build, and the number of its utterances."""
+    data = prepare(world)
+    bytes_ = store_bytes(world)
+    shutil.rmtree(world.folder)
+    return bytes_, len(data.table)
+
+
+def kill_after(world, monkeypatch, count):
+    monkeypatch.setattr(features.os, "cpu_count", lambda: 1)
+    encode, done = features._Reader.__call__, []
+
+    def killed(self, row):
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(row["utterance"])
+        return encode(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features._Reader, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(world)
+
+
+def test_a_killed_build_resumes(world, whole, calls, monkeypatch):
+    kill_after(world, monkeypatch, 4)
+    assert not (world.folder / "preprocess.json").exists()
+    calls.clear()
+    prepare(world)
+    assert len(calls) == whole[1] - 4  # the four are not made again
+    assert store_bytes(world) == whole[0]
+
+
+@pytest.mark.parametrize("damage", ["half a line", "half an utterance", "lost data", "no data", "no log"])
+def test_a_build_killed_while_writing_resumes(world, whole, monkeypatch, damage):
+    kill_after(world, monkeypatch, 4)
+    folder = world.folder / "features" / "audio.partial"
+    log, packed = folder / "log.jsonl", folder / "features.f16"
+    if damage == "half a line":
+        log.write_bytes(log.read_bytes()[:-9])
+    elif damage == "half an utterance":
+        packed.write_bytes(packed.read_bytes() + b"x" * 77)
+    elif damage == "lost data":
+        packed.write_bytes(packed.read_bytes()[:-1])
+    else:
+        (packed if damage == "no data" else log).unlink()
+    prepare(world)
+    assert store_bytes(world) == whole[0]
+    assert not folder.exists()
+
+
+def test_a_recording_changed_during_the_break_is_read_again(world, whole, monkeypatch):
+    kill_after(world, monkeypatch, 4)
+    log = world.folder / "features" / "audio.partial" / "log.jsonl"
+    first = json.loads(log.read_text().splitlines()[0])["utterance"]
+    change_wav(next(params.expand(world.corpus.root, "root").rglob(f"{first}.wav")))
+    resumed = prepare(world).stores["audio"]
+    bytes_ = store_bytes(world)
+    shutil.rmtree(world.folder)
+    np.testing.assert_array_equal(prepare(world).stores["audio"][first], resumed[first])
+    assert store_bytes(world) == bytes_ != whole[0]
+
+
+def test_two_processes_may_prepare_at_once(world, whole, tmp_path):
+    script = "from foalkit import params; from foalkit.data.features import open_data;" \
+        f"print(len(open_data(params.load({str(tmp_path / 'world.yaml')!r})).table))"  # fmt: skip
+    both = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) for _ in range(2)
+    ]
+    for process in both:
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error
+        assert int(out) == whole[1]
+    assert store_bytes(world) == whole[0]
+
+
+# ---- what cannot be used -----------------------------------------------------------------------------
+
+
+def test_a_bad_recording_is_left_out_of_all_streams_and_listed(tiny, one_session, tmp_path):
+    shutil.copytree(one_session, tmp_path / "corpus")
+    p = make_world(tiny, tmp_path, tmp_path / "corpus", "audio", "face")
+    good = prepare(p)
+    bad, silent = good.table["utterance"].iloc[[1, 4]]
+    usable_wav(p, good, 1).write_bytes(b"no sound at all")
+    with wave.open(str(usable_wav(p, good, 4)), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    data = prepare(p)
+    assert set(good.table["utterance"]) - set(data.table["utterance"]) == {bad, silent}
+    reasons = dict(zip(data.left_out["utterance"], data.left_out["reason"], strict=True))
+    assert reasons[bad].startswith(f"audio: {bad}.wav: ") and "silent" in reasons[silent]
+    assert data.info["left_out"] == len(data.left_out) == len(good.left_out) + 2
+    assert sum(data.info["counts"].values()) == len(data.table) == data.info["utterances"]
+    again = open_data(p)
+    assert again.left_out["reason"].tolist() == data.left_out["reason"].tolist()
+    for utterance in data.table["utterance"]:
+        assert all(len(store[utterance]) for store in data.stores.values())
+
+
+def test_when_nothing_can_be_read_the_first_reason_is_said(world):
+    for file in params.expand(world.corpus.root, "root").rglob("*.wav"):
+        file.write_bytes(b"")
+    assert ".wav" in refused(lambda: prepare(world))
+
+
+def test_a_take_without_a_picture_is_left_out(tiny, tmp_path, corpus):
+    sound = some_wav_of(corpus)
+    root = tmp_path / "ravdess"
+    for name in ("03-01-03-01-01-01-01.wav", "03-01-04-01-01-01-02.wav"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(sound, root / name)
+    video = next(corpus.rglob("*.avi"))
+    shutil.copy(video, root / "02-01-03-01-01-01-01.mp4")  # FFmpeg looks inside
+    changes = {
+        "reader": "ravdess", "root": str(root), "generate": None, "assert_counts": False,
+        "labels": {"happy": "happy", "sad": "sad"}, "classes": ["happy", "sad"],
+    }  # fmt: skip
+    features_of = {"audio": tiny.features["audio"], "video": tiny.features["video"]}
+    dumped = {s: v.model_dump() for s, v in features_of.items()}
+    p = make_world(tiny, tmp_path, root, "audio", "video", corpus=changes, features=dumped)
+    data = prepare(p)
+    assert data.table["utterance"].tolist() == ["01-03-01-01-01-01"]
+    assert data.left_out.to_numpy().tolist() == [
+        ["01-04-01-01-01-02", "video: 01-04-01-01-01-02: has no video file"]
+    ]
+
+
+def some_wav_of(corpus):
+    return sorted(corpus.rglob("*.wav"))[0]
+
+
+def test_imported_features_stand_in_for_an_encoder(tiny, one_session, tmp_path):
+    folder = tmp_path / "npy"
+    folder.mkdir()
+    spec = {"encoder": "imported", "folder": str(folder), "width": 3}
+    p = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
+    table, _ = features.read_manifest(p.corpus)
+    rng = np.random.default_rng(0)
+    for u in table["utterance"]:
+        np.save(folder / f"{u}.npy", rng.normal(size=(4, 3)))
+    broken, large, gone = table["utterance"].iloc[:3]
+    np.save(folder / f"{broken}.npy", np.full((2, 3), np.nan))
+    np.save(folder / f"{large}.npy", np.full((2, 3), 1e6))  # more than half precision can hold
+    (folder / f"{gone}.npy").unlink()
+    data = prepare(p)
+    reasons = dict(zip(data.left_out["utterance"], data.left_out["reason"], strict=True))
+    assert "NaN" in reasons[broken] and "fp16" in reasons[large] and "no imported" in reasons[gone]
+    last = data.table["utterance"].iloc[-1]
+    np.testing.assert_array_equal(
+        data.stores["audio"][last], np.load(folder / f"{last}.npy").astype(np.float16)
+    )
+    np.save(folder / f"{gone}.npy", np.ones((2, 3)))  # it arrives later
+    np.testing.assert_array_equal(prepare(p).stores["audio"][gone], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("damage", ["features.f16", "store.json", "index.parquet"])
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_a_damaged_store_says_what_to_do(world, damage, how):
+    prepare(world)
+    folder = world.folder / "features" / "audio"
+    whole = store_bytes(world)
+    if how == "cut":
+        (folder / damage).write_bytes((folder / damage).read_bytes()[:-10])
+    else:
+        (folder / damage).unlink()
+    if (damage, how) != ("store.json", "gone"):  # without that one there is no store: it is simply built
+        message = refused(lambda: open_data(world))
+        assert str(folder) in message and "delete it to rebuild it" in message
+        shutil.rmtree(folder)  # as it says
+    open_data(world)
+    assert store_bytes(world) == whole

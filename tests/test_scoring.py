@@ -1,0 +1,187 @@
+"""Scores against counting by hand, scikit-learn and simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+
+from foalkit import scoring
+
+
+def naive_wa(true, predicted):
+    return sum(t == p for t, p in zip(true, predicted, strict=True)) / len(true)
+
+
+def naive_ua(true, predicted):
+    recalls = []
+    for c in set(true):
+        of_class = [p for t, p in zip(true, predicted, strict=True) if t == c]
+        recalls.append(sum(p == c for p in of_class) / len(of_class))
+    return sum(recalls) / len(recalls)
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40)
+
+
+@given(PAIRS)
+@settings(max_examples=200, deadline=None)
+def test_both_accuracies_are_what_counting_gives(pairs):
+    true, predicted = (np.array(x) for x in zip(*pairs, strict=True))
+    assert scoring.wa(true, predicted) == pytest.approx(naive_wa(true.tolist(), predicted.tolist()))
+    assert scoring.ua(true, predicted) == pytest.approx(naive_ua(true.tolist(), predicted.tolist()))
+    for metric in (scoring.wa, scoring.ua):  # the quick copies that the bootstrap uses
+        assert scoring._fast(metric)(true, predicted) == pytest.approx(metric(true, predicted))
+
+
+def test_scikit_learn_agrees_on_many_classes():
+    rng = np.random.default_rng(0)
+    true = rng.choice(4, 500, p=[0.6, 0.2, 0.15, 0.05])
+    predicted = np.where(rng.random(500) < 0.6, true, rng.integers(0, 4, 500))
+    assert scoring.wa(true, predicted) == accuracy_score(true, predicted)
+    assert scoring.ua(true, predicted) == pytest.approx(balanced_accuracy_score(true, predicted))
+
+
+def test_wa_and_ua_are_not_exchanged():
+    true, predicted = np.array([0] * 90 + [1] * 10), np.zeros(100, int)  # the majority class, always
+    assert (scoring.wa(true, predicted), scoring.ua(true, predicted)) == (0.9, 0.5)
+
+
+def test_a_class_that_never_occurs_is_no_part_of_ua():
+    assert scoring.ua(np.array([0, 0, 2, 2]), np.array([0, 1, 2, 3])) == 0.5
+
+
+def test_confusion_has_the_truth_in_rows():
+    table = scoring.confusion(np.array([0, 0, 0, 2]), np.array([0, 1, 1, 2]), ["a", "b", "c"])
+    assert table.to_numpy().tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 1]]
+    assert table.index.name == "true" and table.loc["a", "b"] == 2
+
+
+# ---- intervals -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def speakers_differ():
+    """Ten speakers whose recall runs from 30 % to 98 %: (true, predicted, speakers)."""
+    rng = np.random.default_rng(1)
+    speakers = np.repeat([f"s{k}" for k in range(10)], 60)
+    skill = np.repeat(np.linspace(0.3, 0.98, 10), 60)
+    true = rng.integers(0, 4, 600)
+    return true, np.where(rng.random(600) < skill, true, (true + 1) % 4), speakers
+
+
+@pytest.mark.parametrize("metric", [scoring.wa, scoring.ua])
+def test_the_interval_holds_the_value_and_is_always_the_same(speakers_differ, metric):
+    low, high = scoring.interval(*speakers_differ, metric)
+    assert low < metric(*speakers_differ[:2]) < high
+    assert scoring.interval(*speakers_differ, metric) == (low, high)
+
+
+def test_clustering_by_speaker_widens_the_interval(speakers_differ):
+    true, predicted, speakers = speakers_differ
+    low, high = scoring.interval(true, predicted, speakers)
+    rng = np.random.default_rng(0)
+    alone = []  # a plain bootstrap of utterances, as if they were independent
+    for _ in range(500):
+        rows = rng.integers(0, len(true), len(true))
+        alone.append(balanced_accuracy_score(true[rows], predicted[rows]))
+    assert high - low > 2 * np.ptp(np.percentile(alone, [2.5, 97.5]))
+
+
+def test_speakers_of_one_utterance_each_give_the_textbooks_width():
+    predicted = (np.random.default_rng(2).random(60) < 0.3).astype(int)
+    low, high = scoring.interval(np.zeros(60, int), predicted, np.arange(60), scoring.wa)
+    share = np.mean(predicted == 0)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 60), rel=0.12)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    """Twenty speakers drawn anew each time; their mean skill is 0.7."""
+    rng, covered = np.random.default_rng(3), 0
+    for _ in range(40):
+        skill = np.repeat(rng.beta(7, 3, 20), 15)
+        right = rng.random(300) < skill
+        low, high = scoring.interval(np.zeros(300, int), 1 - right, np.repeat(np.arange(20), 15), scoring.wa)
+        covered += low <= 0.7 <= high
+    assert covered >= 34  # binomial(40, 0.95) falls below in 2 of 1 000
+
+
+def test_a_variant_does_not_differ_from_itself(speakers_differ):
+    true, predicted, speakers = speakers_differ
+    assert scoring.paired_interval(true, predicted, predicted, speakers) == (0.0, 0.0)
+
+
+def test_a_paired_difference_has_its_sign_and_is_narrower(speakers_differ):
+    true, predicted, speakers = speakers_differ
+    rng = np.random.default_rng(4)
+    worse = np.where(rng.random(600) < 0.1, (predicted + 1) % 4, predicted)
+    low, high = scoring.paired_interval(true, predicted, worse, speakers)
+    difference = scoring.ua(true, predicted) - scoring.ua(true, worse)
+    assert 0 < low < difference < high
+    swapped = scoring.paired_interval(true, worse, predicted, speakers)
+    assert swapped == pytest.approx((-high, -low))
+    single = scoring.interval(true, predicted, speakers)
+    assert high - low < (single[1] - single[0]) / 2
+
+
+# ---- epochs --------------------------------------------------------------------------------------
+
+
+def by_epoch(**ua_and_loss) -> pd.DataFrame:
+    """validation=[(ua, loss), …] per epoch."""
+    return pd.DataFrame(
+        [
+            {"split": split, "epoch": e, "ua": ua, "wa": ua + 1, "loss": loss}
+            for split, values in ua_and_loss.items()
+            for e, (ua, loss) in enumerate(values, 1)
+        ]
+    )
+
+
+def test_each_rule_takes_its_own_epoch():
+    table = by_epoch(
+        validation=[(0.5, 1.0), (0.7, 0.9), (0.6, 0.8), (0.1, 0.1)],
+        test=[(0.3, 1.0), (0.4, 1.0), (0.8, 1.0), (0.2, 1.0)],
+    )
+    assert scoring.select_epochs(table) == {"validation": 2, "test": 3, "last": 4}
+    scores = scoring.selected_scores(table)
+    assert scores["validation"] == {"ua": 0.4, "wa": 1.4, "epoch": 2}  # the test fold's scores
+    assert scores["test"] == {"ua": 0.8, "wa": 1.8, "epoch": 3}
+
+
+def test_ties_go_to_the_lower_loss_then_to_the_earlier_epoch():
+    assert scoring.select_epochs(by_epoch(validation=[(0.7, 0.9), (0.7, 0.5), (0.7, 0.6)]))["validation"] == 2
+    assert scoring.select_epochs(by_epoch(validation=[(0.6, 0.1), (0.7, 0.5), (0.7, 0.5)]))["validation"] == 2
+
+
+def test_without_validation_there_is_no_such_rule():
+    assert scoring.select_epochs(by_epoch(test=[(0.1, 1), (0.2, 1)])) == {"test": 2, "last": 2}
+
+
+def test_the_test_fold_does_not_move_the_validation_rule():
+    validation = [(0.5, 1.0), (0.7, 0.9)]
+    a = by_epoch(validation=validation, test=[(0.9, 0.1), (0.1, 9.0)])
+    b = by_epoch(validation=validation, test=[(0.1, 9.0), (0.9, 0.1)])
+    assert scoring.select_epochs(a)["validation"] == scoring.select_epochs(b)["validation"] == 2
+
+
+def test_scores_by_epoch_from_logits():
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame(
+        {
+            "split": ["test", "validation"] * 60,
+            "epoch": np.repeat([1, 2, 3], 40),
+            "true": rng.integers(0, 3, 120),
+            **{f"logit_{c}": rng.normal(0, 3, 120) for c in "abc"},
+        }
+    )
+    scores = scoring.scores_by_epoch(table)
+    assert len(scores) == 6
+    for row in scores.itertuples():
+        part = table[(table["split"] == row.split) & (table["epoch"] == row.epoch)]
+        logits = part[["logit_a", "logit_b", "logit_c"]].to_numpy()
+        chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        assert row.wa == naive_wa(part["true"].tolist(), logits.argmax(1).tolist())
+        assert row.ua == pytest.approx(naive_ua(part["true"].tolist(), logits.argmax(1).tolist()))
+        assert row.loss == pytest.approx(log_loss(part["true"], chances, labels=[0, 1, 2]))

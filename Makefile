@@ -9,6 +9,11 @@ BIN := .venv/bin
 # one thread per job: the grid runs as many jobs as there are cores
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+# what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
+PROGRESS := awk '!/^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|$$)/ { sub(/^Job [0-9]+: /, "  "); print; fflush() }'
+
 .PHONY: demo grid test lab lint lock clean
 
 demo:
@@ -16,7 +21,7 @@ demo:
 
 grid: $(BIN)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) --keep-going --rerun-incomplete \
-		--rerun-triggers params input --quiet rules host reason --config params=$(PARAMS)
+		--rerun-triggers params input --quiet host reason --config params=$(PARAMS) 2>&1 | $(PROGRESS)
 
 test: $(BIN)/.installed
 	@$(BIN)/python -m pytest

@@ -39,12 +39,6 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-rule report:
-    default_target: True
-    input:
-        f"{OUT}/report.html",
-
-
 rule preprocess:
     output:
         record=f"{OUT}/preprocess.json",
@@ -94,6 +88,7 @@ rule five_fold:
 
 
 rule ablation:
+    default_target: True
     input:
         [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in ROWS],
     output:

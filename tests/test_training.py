@@ -150,7 +150,7 @@ def test_the_weights_on_disk_are_the_selected_epochs(p, easy, tmp_path, protocol
 def test_test_labels_do_not_reach_an_honest_run(p, easy, result):
     held = easy.table["session"] == "Ses01"
     turned = easy.table["emotion"].map(
-        dict(zip(p.corpus.classes, p.corpus.classes[1:] + p.corpus.classes[:1]))
+        dict(zip(p.corpus.classes, p.corpus.classes[1:] + p.corpus.classes[:1], strict=True))
     )
     other = train(p, replace(easy, table=easy.table.assign(emotion=easy.table["emotion"].mask(held, turned))))
     assert same_weights(result.weights, other.weights)
@@ -206,7 +206,11 @@ def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
     for i in range(len(labels)):
         alone = {s: (x[i : i + 1, mask[i]], mask[i : i + 1, mask[i]]) for s, (x, mask) in streams.items()}
         entered.append(net.enter(alone))
-    pair = lambda i, j: (entered[i][0][0], entered[j][1][0], entered[i][0][1], entered[j][1][1])  # noqa: E731
+
+    def pair(i, j):
+        (audio, audio_mask), (video, video_mask) = entered[i][0], entered[j][1]
+        return audio, video, audio_mask, video_mask
+
     n = range(len(labels))
     by_hand = torch.cat([core(*pair(i, i)) for i in n])
     torch.testing.assert_close(logits, by_hand)

@@ -67,7 +67,7 @@ class MfccEncoder:
 class HogEncoder:
     """Histograms of oriented gradients `(T, cells² · orientations)` per frame, cell energies square-rooted.
 
-    Each cell's histogram is divided by the mean norm of its picture's, so that contrast does not matter.
+    A picture's histograms are divided by the root mean square of their norms: contrast does not matter.
     """
 
     modality = "video"

@@ -215,6 +215,15 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     return FeatureStore(folder), failed
 
 
+def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataFrame:
+    """Frames and width that each encoder spec gives for one manifest row: a look before a long extraction."""
+    tried = {}
+    for name, spec in specs.items():
+        reader = _Reader(params.model_copy(update={"features": {name: spec}}), name, root)
+        tried[name] = reader(row).shape
+    return pd.DataFrame(tried, index=["frames", "width"]).T
+
+
 class _Reader:
     """From a manifest row to features: which file, range and region, through which encoder."""
 

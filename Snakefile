@@ -5,7 +5,6 @@
 #
 #   snakemake --cores 2 --config params=demo
 
-import os
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -16,11 +15,11 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 
-OUT = os.path.relpath(P.folder, workflow.basedir) if P.folder.is_relative_to(workflow.basedir) else str(P.folder)
+OUT = P.folder
 FOLDS, SEEDS = range(1, len(P.folds.groups) + 1), P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
 NOTEBOOK = (
-    "papermill notebooks/{nb}.ipynb {{output.notebook}} --log-level WARNING --no-progress-bar --start-timeout 180"
+    f"papermill {workflow.basedir}/notebooks/{{nb}}.ipynb {{{{output.notebook}}}} --log-level WARNING --no-progress-bar --start-timeout 180"
     f" -p params {config.get('params', 'demo')} -p overrides '{config.get('overrides', '')}'"
 )
 
@@ -37,6 +36,18 @@ wildcard_constraints:
     variant="[^/]+",
     fold=r"\d+",
     seed=r"\d+",
+
+
+rule all:  # names every record, so that a deleted run is trained again
+    default_target: True
+    input:
+        f"{OUT}/report.html",
+        [
+            f"{OUT}/runs/{protocol}/{variant}/fold{fold}-seed{seed}/record.json"
+            for protocol, variant in ROWS
+            for fold in FOLDS
+            for seed in SEEDS
+        ],
 
 
 rule preprocess:
@@ -88,7 +99,6 @@ rule five_fold:
 
 
 rule ablation:
-    default_target: True
     input:
         [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in ROWS],
     output:

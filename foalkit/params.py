@@ -156,6 +156,9 @@ class Training(Strict):
     batch: int = Field(64, ge=2)
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["constant", "cosine"] = (
+        "constant"  # ledger 7; cosine after a warm-up of 5 % of the steps
+    )
     sampler: Literal["balanced", "shuffle"] = "balanced"
     positive_pass: Literal["shared", "separate"] = "shared"  # the released code fuses the positives twice
     standardise: list[Modality] = []  # zero mean, unit deviation per feature, from training utterances

@@ -55,7 +55,9 @@ def _draw(codes: bytes) -> list[np.ndarray]:
 
     speakers = np.frombuffer(codes, np.int64)
     with config_context(skip_parameter_validation=True):
-        return [get_bootstrap_indices(len(speakers), speakers, random_state=k) for k in range(BOOTSTRAPS)]
+        # a generator, not a number: with a number every speaker would draw the same positions
+        rng = np.random.RandomState(0)
+        return [get_bootstrap_indices(len(speakers), speakers, random_state=rng) for _ in range(BOOTSTRAPS)]
 
 
 def _percentiles(values: list[float]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """One plain loop: a variant's model on a fold's features, every epoch's logits kept, one record at the end."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -161,6 +162,8 @@ def train(
         rng = torch.Generator().manual_seed(seed)
         net = build_net(p, variant, data.stores, sides.train).to(on)
         optimiser = torch.optim.AdamW(net.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
+        steps = t.epochs * -(-len(sides.train) // t.batch)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
         labels = torch.tensor(data.labels(sides.train))
         kept, history, best, weights = [], [], None, {}
         held_out = {"validation": sides.validation, "test": sides.test}
@@ -183,6 +186,7 @@ def train(
                 optimiser.zero_grad(set_to_none=True)
                 total.backward()
                 optimiser.step()
+                rate.step()
                 for name, value in {**terms, "total": total}.items():
                     sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
             row = {"epoch": epoch, **{n: v / len(order) for n, v in sums.items()}}
@@ -306,6 +310,16 @@ def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]
         run(params, variant, fold, seed, protocol, data)
         for protocol, variant, fold, seed in progress(runs, "runs")
     ]
+
+
+def _schedule(name: str, steps: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step: 1, or a warm-up over 5 % of the steps and a half cosine to 0."""
+    if name == "constant":
+        return lambda step: 1.0
+    warm = max(1, steps // 20)
+    return lambda step: (
+        (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (steps - warm))
+    )
 
 
 def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:

@@ -231,7 +231,8 @@ def test_real_ravdess_clips(ravdess_root):
     for clip in clips:
         assert frame_rate(clip) == FPS
         with av.open(str(clip)) as container:
-            count = container.streams.video[0].frames  # as the file says
+            packets = list(container.demux(video=0))  # one is before the start that the file's edit list sets
+            count = sum(p.size > 0 and not p.is_discard for p in packets)
         assert read_frames(clip, size=32).shape == (count, 32, 32, 3)
         if clip.name.startswith("02"):
             refused(lambda clip=clip: read_audio(clip), clip.name, "silent")

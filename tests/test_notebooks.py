@@ -186,7 +186,7 @@ def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tmp_p
     file.write_text(yaml.safe_dump(data))
     first = snakemake(file, tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
-    assert jobs(first) == {"preprocess": 1, "train": 5, "five_fold": 1, "ablation": 1}
+    assert jobs(first) == {"preprocess": 1, "train": 5, "five_fold": 1, "ablation": 1, "all": 1}
     assert str(tmp_path / "outputs" / "report.html") in first.stdout + first.stderr
     again = snakemake(file, tmp_path)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr

@@ -31,8 +31,6 @@ def test_both_accuracies_are_what_counting_gives(pairs):
     true, predicted = (np.array(x) for x in zip(*pairs, strict=True))
     assert scoring.wa(true, predicted) == pytest.approx(naive_wa(true.tolist(), predicted.tolist()))
     assert scoring.ua(true, predicted) == pytest.approx(naive_ua(true.tolist(), predicted.tolist()))
-    for metric in (scoring.wa, scoring.ua):  # the quick copies that the bootstrap uses
-        assert scoring._fast(metric)(true, predicted) == pytest.approx(metric(true, predicted))
 
 
 def test_scikit_learn_agrees_on_many_classes():

@@ -299,10 +299,9 @@ def _small_clip(folder: Path, width: int) -> tuple[str, str]:
 
         def write(target: Path) -> None:
             (target / f"{name}.json").write_text(json.dumps(config))
-            open_clip.add_model_config(target / f"{name}.json")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(1)
-                save_file(open_clip.create_model(name).state_dict(), target / "weights.safetensors")
+                save_file(open_clip.CLIP(**config).state_dict(), target / "weights.safetensors")
 
         _save_once(folder, write)
     open_clip.add_model_config(folder / f"{name}.json")

@@ -79,3 +79,13 @@ def check_coverage(table: pd.DataFrame, params: Params) -> None:
     never = sorted(set(column) - set(groups))
     if never:
         raise UserError(f"folds.groups: {', '.join(never)} would never be tested")
+
+
+def summary(table: pd.DataFrame, params: Params, protocol: str) -> pd.DataFrame:
+    """Utterances per side of every fold, what it tests, and the split's digest."""
+    rows = []
+    for fold in range(1, len(params.folds.groups) + 1):
+        s = split(table, params, fold, protocol)
+        sizes = {side: len(getattr(s, side)) for side in ("train", "validation", "test")}
+        rows.append({"fold": fold, **sizes, "tested": ", ".join(s.groups["test"]), "digest": s.digest})
+    return pd.DataFrame(rows).set_index("fold")

@@ -12,7 +12,7 @@ import numpy as np
 from foalkit import UserError
 
 SAMPLE_RATE = 16_000
-DECODER = f"pyav-{av.__version__}"
+DECODER = f"pyav-{av.__version__}, media 2"  # raise the number when a change here changes what is read
 ROUNDING = Fraction(1, 20_000)  # label times have four decimals: at most 50 µs from the time that was meant
 Box = tuple[int, int, int, int]
 

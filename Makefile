@@ -12,7 +12,7 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
-PROGRESS := awk '!/^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|localrule all|    input: .*report.html|    jobid: 0$$|    resources: tmpdir|$$)/ { sub(/^Job [0-9]+: /, "  "); print; fflush() }'
+PROGRESS := { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|localrule all|    input: .*report.html|    jobid: 0$$|    resources: tmpdir|$$)' || true; }
 
 .PHONY: demo grid test lab lint lock clean
 

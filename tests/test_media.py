@@ -246,3 +246,8 @@ def test_a_real_clips_two_copies_sound_alike(ravdess_root):
     reference = read_audio(ravdess_root / "speech16k" / "Actor_01" / "03-01-01-01-01-01-01.flac")
     level = np.sqrt(np.mean(sound**2)) / np.sqrt(np.mean(reference**2))
     assert 0.9 < level < 1.1
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_every_nth_frame_counts_from_the_first_of_the_range(avi, every):
+    assert numbers(read_frames(avi, 0.7, 2.1, every=every)) == numbers(read_frames(avi, 0.7, 2.1))[::every]

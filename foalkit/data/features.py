@@ -275,9 +275,10 @@ class _Reader:
                     raise media.MediaError(f"{row['utterance']}: the manifest has no face box")
                 box = square(box)
             end = min(row["end"], row["start"] + self.seconds)
+            box = None if box is None else tuple(box)
             clip = media.read_frames(
-                file, row["start"], end, crop=None if box is None else tuple(box), size=self.encoder.size
-            )[:: self.spec.every]
+                file, row["start"], end, crop=box, size=self.encoder.size, every=self.spec.every
+            )
         return _half(self.encoder(clip), file)
 
     def one_thread_each(self) -> None:

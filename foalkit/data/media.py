@@ -55,9 +55,17 @@ def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndar
 
 
 def read_frames(
-    file: Path, start: float = 0.0, end: float = math.inf, *, crop: Box | None = None, size: int | None = None
+    file: Path,
+    start: float = 0.0,
+    end: float = math.inf,
+    *,
+    crop: Box | None = None,
+    size: int | None = None,
+    every: int = 1,
 ) -> np.ndarray:
     """The frames n with start ≤ n / fps < end, cropped and resized to `size`², as RGB uint8 `(T, H, W, 3)`.
+
+    `every` keeps each n-th of them, beginning with the first.
 
     Frame n is the one shown at n / fps by the stream's own clock; a bound that is a frame's time rounded to
     four decimals, as label times are, means that frame. Raises MediaError for a missing stream, an
@@ -73,20 +81,22 @@ def read_frames(
         graph = _graph(stream, file, crop, size)
         if first:  # land on a keyframe at or before the first frame, then decode forward
             container.seek(origin + int((first - 1) / rate / stream.time_base), stream=stream)
-        frames = []
+        frames, seen = [], 0
         for frame in _decode(container, file, stream):
             clock = frame.dts if frame.pts is None else frame.pts
             number = round((clock - origin) * stream.time_base * rate)
             if number >= last:
                 break
             if number >= first:
-                graph.push(frame)
-                frames.append(graph.pull().to_ndarray(format="rgb24"))
+                if seen % every == 0:
+                    graph.push(frame)
+                    frames.append(graph.pull().to_ndarray(format="rgb24"))
+                seen += 1
         promised = stream.frames if math.isinf(end) else last  # 0 where the file does not say
     # a turn may end a frame or two after the last picture; more than that is a truncated file
-    if not frames or first + len(frames) < promised - 3:
+    if not frames or first + seen < promised - 3:
         wanted = f"{promised - first} frames" if promised else "frames"
-        raise MediaError(f"{file.name}: {len(frames)} of the {wanted} from {start} to {end} s (truncated?)")
+        raise MediaError(f"{file.name}: {seen} of the {wanted} from {start} to {end} s (truncated?)")
     return np.stack(frames)
 
 

@@ -152,22 +152,9 @@ def test_a_misspelling_stops_before_any_work_and_names_the_nearest(wrong, words,
 # ---- the grid -------------------------------------------------------------------------------------
 
 
-def snakemake(file, cwd, *more):
-    call = [
-        BIN / "snakemake",
-        "-s",
-        ROOT / "Snakefile",
-        "-d",
-        cwd,
-        "--cores",
-        "2",
-        "--rerun-triggers",
-        "params",
-        "input",
-        "--config",
-        f"params={file}",
-        *more,
-    ]
+def snakemake(file, cwd, *flags, overrides=""):
+    call = [BIN / "snakemake", "-s", ROOT / "Snakefile", "-d", cwd, "--cores", "2", *flags]
+    call += ["--rerun-triggers", "params", "input", "--config", f"params={file}", f"overrides={overrides}"]
     return subprocess.run(call, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=500)
 
 
@@ -194,7 +181,7 @@ def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tmp_p
     record.unlink()
     resumed = jobs(snakemake(file, tmp_path, "--dry-run"))
     assert resumed["train"] == 1 and "preprocess" not in resumed
-    changed = jobs(snakemake(file, tmp_path, "--dry-run", "overrides=training.epochs=3"))
+    changed = jobs(snakemake(file, tmp_path, "--dry-run", overrides="training.epochs=3"))
     assert changed["train"] == 5 and "preprocess" not in changed
 
 
@@ -208,7 +195,7 @@ def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
     p = params.load("demo")
     assert p.ablation["honest"] == ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net"]
     assert {"baseline", "foal-net"} <= set(p.ablation["published"])
-    found = jobs(snakemake("demo", ROOT, "--dry-run", f"overrides=outputs={tmp_path / 'out'}"))
+    found = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'}"))
     assert found["train"] == 45 and found["five_fold"] == 9
 
 

@@ -11,7 +11,7 @@ sys.path.insert(0, workflow.basedir)
 from foalkit import UserError, params as _params
 
 try:
-    P = _params.load(config.get("params", "demo"), config.get("overrides", ""))
+    P = _params.load(config.get("params", "demo"), config.get("overrides") or "")
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -20,7 +20,7 @@ FOLDS, SEEDS = range(1, len(P.folds.groups) + 1), P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
 NOTEBOOK = (
     f"papermill {workflow.basedir}/notebooks/{{nb}}.ipynb {{{{output.notebook}}}} --log-level WARNING --no-progress-bar --start-timeout 180"
-    f" -p params {config.get('params', 'demo')} -p overrides '{config.get('overrides', '')}'"
+    f" -p params {config.get('params', 'demo')} -p overrides '{config.get('overrides') or ''}'"
 )
 
 

@@ -18,6 +18,7 @@ PROGRESS := { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|\[[A-Z
 
 demo:
 	@$(MAKE) --no-print-directory grid PARAMS=demo
+	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) --keep-going --rerun-incomplete \

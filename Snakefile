@@ -57,7 +57,7 @@ rule preprocess:
     log:
         f"{OUT}/logs/01_preprocess.log",
     params:
-        digest=_params.digest(P.model_dump(include={"corpus", "clip", "features"})),
+        digest=P.data_digest,
     threads: workflow.cores
     message:
         "preprocess: corpus, manifest, features"

@@ -219,6 +219,11 @@ class Params(Strict):
         """The outputs folder of this params file, absolute."""
         return ROOT / self.outputs
 
+    @property
+    def data_digest(self) -> str:
+        """A digest of everything that shapes manifest and features."""
+        return digest(self.model_dump(include={"corpus", "clip", "features"}))
+
     def for_variant(self, variant: str) -> "Params":
         """The params with the variant's own settings applied.
 

@@ -19,7 +19,7 @@ class VariantResult:
     row: dict
     folds: pd.DataFrame  # fold, seed, selection, ua, wa, epoch
     pooled: pd.DataFrame  # utterance, speaker, fold, seed, true, predicted (the protocol's selection)
-    classes: list[str]
+    runs: list[dict]  # the records, each with its folder
 
 
 def variant_result(params: Params, protocol: str, variant: str) -> VariantResult:
@@ -84,7 +84,7 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
         "parameters": runs[0]["parameters"],
         "seconds": sum(r["seconds"] for r in runs),
     }
-    return VariantResult(row, folds, pooled, runs[0]["classes"])
+    return VariantResult(row, folds, pooled, runs)
 
 
 def write_five_fold(params: Params, result: VariantResult) -> Path:
@@ -190,7 +190,7 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
     for variant in ("baseline", "foal-net"):
         r = by_name.get(("honest", variant))
         if r:
-            counts = scoring.confusion(r.pooled["true"], r.pooled["predicted"], r.classes)
+            counts = scoring.confusion(r.pooled["true"], r.pooled["predicted"], params.corpus.classes)
             add(
                 f"confusion-{variant}",
                 figures.confusion(counts, params.variants[variant].label),
@@ -208,7 +208,7 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
                 "caption": file,
             }
     last = by_name.get(("honest", "foal-net")) or results[-1]
-    run = records.read_runs(params, last.row["protocol"], last.row["variant"])[0]
+    run = last.runs[0]
     history = pd.DataFrame(run["history"])
     add(
         "curves",
@@ -226,11 +226,7 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
         table=_html(printed_table(rows), rows),
         differences=_html(paired_differences(params, results)),
         counts=pd.DataFrame([info["counts"]]).to_html(index=False, border=0),
-        runs=[
-            _run_line(params, r)
-            for res in results
-            for r in records.read_runs(params, res.row["protocol"], res.row["variant"])
-        ],
+        runs=[_run_line(params, r) for res in results for r in res.runs],
         provenance=run["provenance"],
         encoders={s: f["encoder"] for s, f in info["features"].items()},
         minutes=rows["seconds"].sum() / 60,

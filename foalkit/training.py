@@ -146,7 +146,6 @@ def train(
     sides: Split,
     seed: int,
     protocol: str,
-    on_epoch: Callable[[dict], None] | None = None,
 ) -> Result:
     """Train one variant on one fold and score every epoch on validation and test.
 
@@ -217,8 +216,6 @@ def train(
             rank = (row[f"{selection}_ua"], -row[f"{selection}_loss"])  # as scoring.select_epochs ranks
             if best is None or rank > best:
                 best, weights = rank, {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
-            if on_epoch:
-                on_epoch(row)
     finally:
         torch.set_num_threads(threads)
     predictions = pd.concat(kept, ignore_index=True)

@@ -88,7 +88,7 @@ def open_data(params: Params, streams=None) -> Data:
     folder = params.folder
     try:
         info = json.loads((folder / "preprocess.json").read_text())
-        fresh = info["params_digest"] == _params_digest(params) and all(
+        fresh = info["params_digest"] == params.data_digest and all(
             (folder / "features" / s / "store.json").exists() for s in params.features
         )
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def prepare(params: Params) -> Data:
         )
         card = root / "card.json"
         info = {
-            "params_digest": _params_digest(params),
+            "params_digest": params.data_digest,
             "manifest_digest": digest(table.to_dict("list")),
             "utterances": len(table),
             "left_out": len(left_out),
@@ -275,9 +275,8 @@ class _Reader:
                 if box is None:
                     raise media.MediaError(f"{row['utterance']}: the manifest has no face box")
                 box = square(box)
-            whole = math.isinf(
-                row["end"]
-            )  # RAVDESS: one file a take; asking for more than it holds is an error
+            # RAVDESS has one file a take, without times; asking for more than it holds is an error
+            whole = math.isinf(row["end"])
             end = row["end"] if whole else min(row["end"], row["start"] + self.seconds)
             box = None if box is None else tuple(box)
             clip = media.read_frames(
@@ -384,10 +383,6 @@ def _media_digests(root: Path, table: pd.DataFrame, cache: Path, params: Params)
         rows.append((file, stat.st_size, stat.st_mtime_ns, found or media.file_digest(root / file)))
     write_parquet(cache, pd.DataFrame(rows, columns=["file", "size", "changed", "digest"]))
     return {file: value for file, _, _, value in rows}
-
-
-def _params_digest(params: Params) -> str:
-    return digest(params.model_dump(include={"corpus", "clip", "features"}))
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def write_run(folder: Path, record: dict, predictions: pd.DataFrame, weights: di
     save_file(weights, folder / "weights.tmp")
     os.replace(folder / "weights.tmp", folder / "weights.safetensors")
     record = record | {
-        "predictions_digest": _file_digest(folder / "predictions.parquet"),
-        "weights_digest": _file_digest(folder / "weights.safetensors"),
+        "predictions_digest": file_digest(folder / "predictions.parquet"),
+        "weights_digest": file_digest(folder / "weights.safetensors"),
     }
     write_json(file, {"schema": SCHEMA, **record})
     return file
@@ -84,7 +84,7 @@ def read_predictions(folder: Path) -> pd.DataFrame:
     Raises UserError when the file is not the one the record was written with.
     """
     record, file = read_record(folder / "record.json"), folder / "predictions.parquet"
-    if _file_digest(file) != record["predictions_digest"]:
+    if file_digest(file) != record["predictions_digest"]:
         raise UserError(f"{_short(file)}: not the predictions of its record (digest differs); rerun it")
     return pd.read_parquet(file)
 
@@ -121,7 +121,9 @@ def provenance() -> dict[str, Any]:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", "-c", "safe.directory=*", *args], cwd=ROOT, capture_output=True, text=True, timeout=20
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
@@ -139,6 +141,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def file_digest(file: Path) -> str:
+    """SHA-256 of the file's bytes, hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename it, so that no reader sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +161,6 @@ def write_parquet(file: Path, table: pd.DataFrame) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     table.to_parquet(partial, index=False, compression="zstd")
     os.replace(partial, file)
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()[:16]
 
 
 def _short(path: Path) -> str:

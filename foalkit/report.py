@@ -120,7 +120,7 @@ def printed_table(rows: pd.DataFrame) -> pd.DataFrame:
         {
             "modality": r["modality"],
             "variant": r["label"],
-            "protocol": r["protocol"],
+            "protocol, epoch by": f"{r['protocol']}, {r['selection']}",
             "UA": pooled(r, "ua"),
             "WA": pooled(r, "wa"),
             "mean of folds, UA / WA": f"{percent(r['ua_folds'])} / {percent(r['wa_folds'])}",

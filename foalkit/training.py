@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from foalkit import UserError, losses, records, scoring
 from foalkit.data.encoders import device as pick_device
 from foalkit.data.features import Data, FeatureStore, open_data
-from foalkit.data.folds import Split, split
+from foalkit.data.folds import Split, check_coverage, split
 from foalkit.models import FoalNet, Unimodal
 from foalkit.models.inputs import Standardise, build_input
 from foalkit.params import Params
@@ -287,6 +287,7 @@ def save(
 def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
     """Prepare what is missing, train and save one run: what notebook 02 does step by step."""
     data = data or open_data(params, params.variants[variant].streams)
+    check_coverage(data.table, params)
     sides = split(data.table, params, fold, protocol)
     return save(
         params,

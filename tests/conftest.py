@@ -6,10 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from foalkit import ROOT, params
+from foalkit import ROOT, UserError, params
 from foalkit.data import features, puppets
 
 SHARED_RAVDESS = ROOT.parent / "shared" / "ravdess"
+
+
+def refused(action) -> str:
+    """The one line that a person sees when `action` refuses what it was given."""
+    with pytest.raises(UserError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import refused
 from pydantic import TypeAdapter
 from scipy.fft import dct
 
-from foalkit import UserError
 from foalkit.data.encoders import ImportedFeatures, device, make_encoder
 from foalkit.params import Features, Imported
 
@@ -31,13 +31,6 @@ def weights(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-def refused(make) -> str:
-    with pytest.raises(UserError) as caught:
-        make()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- sound without weights -------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import refused
 
-from foalkit import UserError, params
+from foalkit import params
 from foalkit.data import features, media
 from foalkit.data.encoders import LogMelEncoder, make_encoder
 from foalkit.data.features import FeatureStore, open_data, prepare, square
@@ -73,13 +74,6 @@ def change_wav(file):
 def store_bytes(p, stream="audio"):
     folder = p.folder / "features" / stream
     return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
-
-
-def refused(read) -> str:
-    with pytest.raises(UserError) as caught:
-        read()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ---- what is stored --------------------------------------------------------------------------------

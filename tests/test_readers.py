@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import wave
 
+import av
 import pandas as pd
 import pytest
 
@@ -196,16 +198,19 @@ def test_asserted_counts_stop_a_small_copy(corpus):
 # ---- RAVDESS -------------------------------------------------------------------------------------
 
 
-def empty_files(root, *names):
+def takes(root, *names):
+    """Files of 0.1 s of sound under these names; FFmpeg looks inside, so that an .mp4 may hold it too."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
+        with wave.open(str(root / name), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(bytes(3_200))
     return root
 
 
 def test_copies_of_a_take_are_one_utterance(tmp_path):
     take = "01-05-02-01-02-12"
-    root = empty_files(
+    root = takes(
         tmp_path, f"v/Actor_12/01-{take}.mp4", f"v/Actor_12/02-{take}.mp4", f"a/Actor_12/03-{take}.wav"
     )
     rows, left_out = ravdess.read(root)
@@ -217,7 +222,7 @@ def test_copies_of_a_take_are_one_utterance(tmp_path):
 
 
 def test_one_copy_is_enough_if_it_is_heard(tmp_path):
-    root = empty_files(
+    root = takes(
         tmp_path,
         "01-01-03-01-01-01-01.mp4",  # audio and video
         "03-01-04-01-01-01-02.wav",  # sound alone
@@ -238,7 +243,7 @@ def test_one_copy_is_enough_if_it_is_heard(tmp_path):
 
 def test_songs_strangers_and_second_copies(tmp_path):
     good = "03-01-02-01-01-01-01.wav"
-    root = empty_files(
+    root = takes(
         tmp_path, good, f"copy/{good}", "03-02-02-01-01-01-01.wav", "03-01-09-01-01-01-01.wav", "take one.wav",
         "._03-01-02-01-01-01-01.wav", "readme.txt",
     )  # fmt: skip
@@ -248,7 +253,20 @@ def test_songs_strangers_and_second_copies(tmp_path):
     assert set(reasons) == {good, "03-01-09-01-01-01-01.wav", "take one.wav"}
     assert "second copy" in reasons[good] and good in reasons[good]
     with pytest.raises(UserError, match="no RAVDESS file"):
-        ravdess.read(empty_files(tmp_path / "songs", "03-02-02-01-01-01-01.wav"))
+        ravdess.read(takes(tmp_path / "songs", "03-02-02-01-01-01-01.wav"))
+
+
+def test_a_take_lasts_as_long_as_its_picture_or_else_its_sound(tmp_path, corpus):
+    root = takes(tmp_path, "03-01-03-01-01-01-01.wav", "03-01-04-01-01-01-01.wav")
+    video = next(corpus.rglob("*.avi"))
+    shutil.copy(video, root / "02-01-03-01-01-01-01.mp4")
+    (root / "03-01-05-01-01-01-01.wav").write_bytes(b"RIFF")
+    (seen, heard), left_out = ravdess.read(root)
+    with av.open(str(video)) as container:
+        frames = sum(packet.size > 0 for packet in container.demux(video=0))
+    assert seen["end"] == pytest.approx(frames * 1001 / 30000)
+    assert heard["end"] == pytest.approx(0.1)
+    assert [take for take, _ in left_out] == ["01-05-01-01-01-01"] and ".wav" in left_out[0][1]
 
 
 def test_the_real_recordings_are_all_read(ravdess_root):

@@ -6,8 +6,9 @@ import os
 import pandas as pd
 import pytest
 import torch
+from conftest import refused
 
-from foalkit import UserError, records
+from foalkit import records
 
 PREDICTIONS = pd.DataFrame(
     {
@@ -43,13 +44,6 @@ def run(p):
     folder = records.run_folder(p, "honest", "foal-net", 1, 0)
     write(folder, record_of(p))
     return folder
-
-
-def refused(read) -> str:
-    with pytest.raises(UserError) as caught:
-        read()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_what_was_written_is_read(p, run):
@@ -165,3 +159,8 @@ def test_provenance_says_what_the_number_rests_on():
     found = records.provenance()
     assert found["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert len(found["commit"]) == 40 and isinstance(found["dirty"], bool)
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert records.file_digest(tmp_path / "abc").startswith("ba7816bf8f01cfea")  # FIPS 180-2's example

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from foalkit import UserError
-from foalkit.data.media import SAMPLE_RATE, file_digest
+from foalkit.data.media import SAMPLE_RATE
 from foalkit.params import ClipImages, Hog, Imported, LogMel, Mfcc, WavLM, expand
+from foalkit.records import file_digest
 
 
 class Encoder(Protocol):

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 import multiprocessing
 import os
 from collections import deque
@@ -19,7 +18,7 @@ from foalkit.data import media
 from foalkit.data.manifest import corpus_root, read_manifest
 from foalkit.params import Params, digest
 from foalkit.progress import progress
-from foalkit.records import write_json, write_parquet
+from foalkit.records import file_digest, write_json, write_parquet
 
 IN_MEMORY_BYTES = 4 << 30  # a store below this is read at once, in order: faster than a cold map
 
@@ -139,10 +138,7 @@ def prepare(params: Params) -> Data:
             .fillna(0)
             .astype(int)
             .to_dict(),
-            # a reader without times (RAVDESS: one file a take) says infinity
-            "longer_than_clip": int(
-                (table["end"] - table["start"]).between(params.clip.seconds, 1e9, "neither").sum()
-            ),
+            "longer_than_clip": int((table["end"] - table["start"] > params.clip.seconds).sum()),
             "features": {s: stores[s].info for s in stores},
             "ceilings": json.loads(card.read_text()).get("ceilings") if card.exists() else None,
         }
@@ -248,7 +244,7 @@ class _Reader:
         parts = {"encoder": self.identity, "seconds": self.seconds, "dtype": "float16"}
         if self.encoder.modality == "imported":
             file = self.encoder.file(row)
-            return digest({**parts, "file": media.file_digest(file) if file.exists() else None})
+            return digest({**parts, "file": file_digest(file) if file.exists() else None})
         file = row[self.encoder.modality]  # none: left out when it is read
         parts |= {"media": digests.get(file), "decoder": media.DECODER}
         if self.encoder.modality == "video":
@@ -275,15 +271,11 @@ class _Reader:
                 if box is None:
                     raise media.MediaError(f"{row['utterance']}: the manifest has no face box")
                 box = square(box)
-            # RAVDESS has one file a take, without times; asking for more than it holds is an error
-            whole = math.isinf(row["end"])
-            end = row["end"] if whole else min(row["end"], row["start"] + self.seconds)
+            end = min(row["end"], row["start"] + self.seconds)
             box = None if box is None else tuple(box)
             clip = media.read_frames(
                 file, row["start"], end, crop=box, size=self.encoder.size, every=self.spec.every
             )
-            if whole:
-                clip = clip[: math.ceil(self.seconds * media.frame_rate(file) / self.spec.every)]
         return _half(self.encoder(clip), file)
 
     def one_thread_each(self) -> None:
@@ -380,7 +372,7 @@ def _media_digests(root: Path, table: pd.DataFrame, cache: Path, params: Params)
     for file in progress(files, "media digests"):
         stat = (root / file).stat()
         found = known.get((file, stat.st_size, stat.st_mtime_ns))
-        rows.append((file, stat.st_size, stat.st_mtime_ns, found or media.file_digest(root / file)))
+        rows.append((file, stat.st_size, stat.st_mtime_ns, found or file_digest(root / file)))
     write_parquet(cache, pd.DataFrame(rows, columns=["file", "size", "changed", "digest"]))
     return {file: value for file, _, _, value in rows}
 

@@ -1,6 +1,5 @@
 """Decode exactly a time range of a file: frames at the true frame rate, audio at 16 kHz mono (PyAV)."""
 
-import hashlib
 import itertools
 import math
 from fractions import Fraction
@@ -100,18 +99,16 @@ def read_frames(
     return np.stack(frames)
 
 
-def frame_rate(file: Path) -> Fraction:
-    """The video stream's true frame rate (30000/1001 for NTSC material), in frames per second."""
+def seconds(file: Path) -> float:
+    """How long the file's picture lasts, or its sound where it has none, by its header alone.
+
+    Raises MediaError when it cannot be opened or does not say.
+    """
     with _open(file) as container:
-        if not container.streams.video:
-            raise MediaError(f"{file.name}: no video stream")
-        return container.streams.video[0].average_rate
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of the file's bytes, hexadecimal."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        stream = next(iter([*container.streams.video, *container.streams.audio]), None)
+        if stream is None or not stream.duration:
+            raise MediaError(f"{file.name}: does not say how long it is (no stream, or truncated)")
+        return float(stream.duration * stream.time_base)
 
 
 def _frame_range(start: float, end: float, rate: Fraction) -> tuple[int, float]:

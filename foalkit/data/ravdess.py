@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from foalkit import UserError
+from foalkit.data import media
 
 NAME = re.compile(r"^(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)$")
 EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
@@ -39,6 +40,11 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
         if audio is None:
             left_out.append((take, f"only {video.name}: a video without its sound"))
             continue
+        try:
+            end = media.seconds(video or audio)
+        except media.MediaError as error:
+            left_out.append((take, str(error)))
+            continue
         actor = take[-2:]
         rows.append(
             {
@@ -50,7 +56,7 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
                 "gender": "M" if int(actor) % 2 else "F",
                 "label": EMOTIONS[int(take[3:5]) - 1],
                 "start": 0.0,
-                "end": float("inf"),
+                "end": end,
                 "audio": str(audio.relative_to(root)),
                 "video": str(video.relative_to(root)) if video else "",
                 "crop": None,

@@ -8,6 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from foalkit.params import Clip
+
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 AUDIO, VIDEO, FUSED, PUBLISHED = "#d97706", "#2563a8", "#0f766e", "#9f1239"
 SPLIT = {"validation": VIDEO, "test": AUDIO}
@@ -37,11 +39,9 @@ def contact_sheet(
 ) -> Figure:
     """The middle frame of some utterances per class, cropped as training sees them: is it the right person?
 
-    `column` is the manifest's box, `crop` or `face`.
+    `column` is the manifest's box, `crop` or `face`; a face that it does not know is looked for, and its place
+    stays empty where none is found.
     """
-    from foalkit.data import media
-    from foalkit.data.features import square
-
     figure = Figure(figsize=(1.25 * per_class, 1.4 * len(classes)))
     axes = figure.subplots(len(classes), per_class, squeeze=False)
     for row, emotion in zip(axes, classes, strict=True):
@@ -51,16 +51,9 @@ def contact_sheet(
         part = table[(table["emotion"] == emotion) & (table["video"] != "")]
         part = part[part["end"] - part["start"] > 0.3].groupby("speaker").nth(1)
         for ax, turn in zip(row, part.head(per_class).to_dict("records"), strict=False):
-            box = turn[column]
-            middle = (turn["start"] + min(turn["end"], turn["start"] + 4)) / 2
-            frame = media.read_frames(
-                root / turn["video"],
-                middle,
-                middle + 0.05,
-                size=size,
-                crop=None if box is None else square(box) if column == "face" else tuple(box),
-            )
-            ax.imshow(frame[0])
+            picture = _middle(turn, root / turn["video"], column, size)
+            if picture is not None:
+                ax.imshow(picture)
             ax.set_title(turn["speaker"], fontsize=7, color=MUTED, pad=2)
         row[0].text(
             -0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK
@@ -68,8 +61,25 @@ def contact_sheet(
     return figure
 
 
-def waveforms(table: pd.DataFrame, root: Path, classes: list[str], seconds: float) -> Figure:
-    """One utterance per class: its waveform above its log-mel spectrum (dB), on one time axis (s)."""
+def _middle(turn: dict, file: Path, column: str, size: int) -> np.ndarray | None:
+    from foalkit.data import media
+    from foalkit.data.features import square
+
+    middle = (turn["start"] + min(turn["end"], turn["start"] + 4)) / 2
+    box = turn[column]
+    if column == "face" and box is None:
+        from foalkit.data import faces
+
+        crop = None if turn["crop"] is None else tuple(turn["crop"])
+        frame = media.read_frames(file, middle, middle + 0.05, crop=crop)[:1]
+        boxes, found = faces.track(frame)
+        return faces.cut(frame[0], boxes[0], size) if found[0] else None
+    crop = None if box is None else square(box) if column == "face" else tuple(box)
+    return media.read_frames(file, middle, middle + 0.05, size=size, crop=crop)[0]
+
+
+def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -> Figure:
+    """One utterance per class, the part that is used: waveform above log-mel spectrum (dB), on one time axis (s)."""
     import librosa
 
     from foalkit.data import media
@@ -79,7 +89,7 @@ def waveforms(table: pd.DataFrame, root: Path, classes: list[str], seconds: floa
     for i, emotion in enumerate(classes):
         part = table[table["emotion"] == emotion]
         turn = part.iloc[len(part) // 2]
-        samples = media.read_audio(root / turn["audio"], 0.0, seconds)
+        samples = media.read_audio(root / turn["audio"], *clip.window(turn["end"] - turn["start"]))
         wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
         length = len(samples) / media.SAMPLE_RATE
         wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)
@@ -161,7 +171,7 @@ def confusion(counts: pd.DataFrame, title: str = "", ax=None) -> Figure:
     return figure
 
 
-def lengths(table: pd.DataFrame, classes: list[str], seconds: float) -> Figure:
+def lengths(table: pd.DataFrame, classes: list[str], clip: Clip) -> Figure:
     """Utterance lengths (s) per class, and where the clip cuts."""
     import seaborn as sns
 
@@ -179,8 +189,9 @@ def lengths(table: pd.DataFrame, classes: list[str], seconds: float) -> Figure:
         density_norm="width",
         linewidth=0.8,
     )
-    ax.axvline(seconds, color=PUBLISHED, lw=1.2, ls="--")
-    ax.text(seconds, -0.55, f" clip of {seconds:g} s", color=PUBLISHED, fontsize=8, va="bottom")
+    if clip.part != "all":
+        ax.axvline(clip.seconds, color=PUBLISHED, lw=1.2, ls="--")
+        ax.text(clip.seconds, -0.55, f" clip of {clip.seconds:g} s", color=PUBLISHED, fontsize=8, va="bottom")
     ax.set(xlabel="utterance length in seconds", ylabel="")
     ax.spines[["top", "right"]].set_visible(False)
     return figure

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 import typing
@@ -14,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from foalkit import ROOT, UserError
 
-Modality = Literal["audio", "video", "face"]
+Modality = Literal["audio", "video", "face", "face-clip"]
 Protocol = Literal["honest", "published"]
+Preset = Literal["ours", "paper", "code"]
 
 
 class Strict(BaseModel):
@@ -47,9 +49,17 @@ class Corpus(Strict):
 
 
 class Clip(Strict):
-    """The part of an utterance that is used: its first `seconds` (paper: 6 s)."""
+    """The part of an utterance that is used: its first `seconds` (paper: 6 s), its central ones, or all of it."""
 
     seconds: float = Field(6.0, gt=0)
+    part: Literal["first", "centre", "all"] = "first"
+
+    def window(self, length: float) -> tuple[float, float]:
+        """From where to where an utterance of `length` seconds is used, in seconds from its start."""
+        if self.part == "all":
+            return 0.0, math.inf
+        start = round(max(0.0, length - self.seconds) / 2, 4) if self.part == "centre" else 0.0
+        return start, start + self.seconds
 
 
 class LogMel(Strict):
@@ -66,6 +76,12 @@ class Mfcc(Strict):
     encoder: Literal["mfcc"]
     coefficients: int = 13
     hop_ms: int = 10
+
+
+class Waveform(Strict):
+    """The raw 16 kHz mono samples, for an encoder that is trained with the rest."""
+
+    encoder: Literal["waveform"]
 
 
 class WavLM(Strict):
@@ -93,6 +109,19 @@ class ClipImages(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class Expression(Strict):
+    """What an image-classification network (transformers) hands its classifier, per frame; meant for expressions."""
+
+    encoder: Literal["expression"]
+    model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
+    revision: str | None = None  # the hub commit
+    width: int = 768
+    region: Literal["picture", "face"] = "face"
+    every: int = Field(1, ge=1)  # use each n-th frame
+    batch: int = 64
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
 class Hog(Strict):
     """Histograms of oriented gradients per frame (weight-free), `size` pixels square in cells of `cell`."""
 
@@ -113,18 +142,32 @@ class Imported(Strict):
     width: int
 
 
-Features = Annotated[LogMel | Mfcc | WavLM | ClipImages | Hog | Imported, Field(discriminator="encoder")]
+Features = Annotated[
+    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Imported,
+    Field(discriminator="encoder"),
+]
 
 
 class Input(Strict):
     """What stands between a stream's features and the fusion: nothing, a linear layer, or 1-D convolutions."""
 
-    kind: Literal["none", "linear", "conv"] = "none"
+    kind: Literal["none", "linear", "conv"]
     width: int | None = None
     layers: int = 3
     stride: int = 4
     kernel: int = 5
     dropout: float = 0.1
+
+
+class FineTuned(Strict):
+    """A WavLM (transformers) trained with the rest on the `waveform` feature, its CNN front end frozen."""
+
+    kind: Literal["wavlm"]
+    model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
+    revision: str | None = None
+    width: int = 1024
+    normalise: bool = False  # zero mean, unit deviation per clip; the released code does not
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
 
 
 class Model(Strict):
@@ -135,7 +178,7 @@ class Model(Strict):
     dropout: float = 0.1
     projection_dim: int = 512
     projection_dropout: float = 0.5
-    inputs: dict[Modality, Input] = {}
+    inputs: dict[Modality, Annotated[Input | FineTuned, Field(discriminator="kind")]] = {}
 
 
 class Loss(Strict):
@@ -146,14 +189,26 @@ class Loss(Strict):
     hard_negatives: Literal["argmax", "multinomial"] = "argmax"  # ledger 1: paper | code
     temperature: float = Field(2.659, gt=0)  # ledger 2: a divisor
     learn_temperature: bool = True
-    normalise_targets: bool = False  # ledger 3
+    temperature_range: tuple[float, float] | None = None  # ledger 2: ALBEF keeps its own in 0.001 to 0.5
+    normalise_targets: bool | Literal["matched"] = False  # ledger 3; see losses.avel
+
+    @model_validator(mode="after")
+    def _temperature_in_range(self):
+        low, high = self.temperature_range or (self.temperature, self.temperature)
+        if not 0 < low <= self.temperature <= high:
+            raise ValueError(f"temperature {self.temperature} is not in temperature_range [{low}, {high}]")
+        return self
 
 
 class Training(Strict):
     """The loop. CPU runs with the same params, seed and `threads` give the same bytes."""
 
     epochs: int = Field(40, ge=1)
-    batch: int = Field(64, ge=2)
+    batch: int = Field(64, ge=2)  # over all processes
+    # clips at once through the input layers; the losses see the whole batch all the same
+    micro_batch: int | None = Field(None, ge=1)
+    processes: int = Field(1, ge=1)  # GPUs (or CPU processes) that share a batch
+    local_batch: int | None = Field(None, ge=2)  # ledger 5: losses on such shares, gathered without gradient
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     schedule: Literal["constant", "cosine"] = (
@@ -184,6 +239,21 @@ class Variant(Strict):
     set: dict[str, Any] = {}
     published: dict[str, tuple[float, float]] = {}  # method → (UA, WA) in percent, as printed
     note: str = ""
+    ledger: int | None = (
+        None  # the ledger's row it belongs to: it is compared with foal-net, and was never printed
+    )
+
+
+class LedgerRow(Strict):
+    """Where paper and released code part (params/ledger.yaml): what each says, and the settings that realise it."""
+
+    topic: str
+    paper: str
+    code: str
+    ours: str
+    set: dict[Preset, dict[str, Any]] = {}
+    variants: dict[str, dict[str, Any]] = {}
+    see: str = ""  # where the report answers a row without a switch
 
 
 class Params(Strict):
@@ -191,6 +261,7 @@ class Params(Strict):
 
     name: str
     about: str
+    ledger: Preset = "ours"  # the settings under those that the file writes
     outputs: str  # folder, relative to the project
     corpus: Corpus
     clip: Clip = Clip()
@@ -209,6 +280,8 @@ class Params(Strict):
             for name in names:
                 if name not in self.variants:
                     raise ValueError(f"ablation.{protocol}: {_unknown('variant', name, self.variants)}")
+                if self.variants[name].ledger and "foal-net" not in names:
+                    raise ValueError(f"ablation.{protocol}: {name} is compared with foal-net, so add that")
                 for stream in self.variants[name].streams:
                     if stream not in self.features:
                         raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
@@ -253,24 +326,43 @@ def digest(value: Any) -> str:
 def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Params:
     """Read params/<name>.yaml (or a path to such a file) and the ablation variants, apply `key=value` overrides.
 
-    Raises UserError for a missing file, an unknown key (naming the nearest valid one) or a bad value.
+    A file that says `base: <name>` stands over that file in params/, key by key, with outputs of its own. The
+    ledger's preset stands under both and under the overrides. Raises UserError for a missing file, an unknown key
+    (naming the nearest valid one) or a bad value.
     """
     path = Path(params)
     if path.suffix not in {".yaml", ".yml"}:
-        known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml") if p.stem != "variants")
-        if params not in known:
-            raise UserError(_unknown("params file", str(params), known))
-        path = ROOT / "params" / f"{params}.yaml"
+        path = _known_file(str(params), "params file")
     elif not path.is_absolute():
         path = ROOT / path
-    data = {"name": path.stem, "outputs": f"outputs/{path.stem}", **_read_yaml(path)}
-    data["variants"] = {**_read_yaml(ROOT / "params" / "variants.yaml"), **data.get("variants", {})}
+    data = _read_yaml(path)
+    if "base" in data:
+        base = _read_yaml(_known_file(str(data["base"]), f"{path.name}: base"))
+        if "base" in base:
+            raise UserError(f"{path.name}: base {data['base']!r} has a base itself; one level is enough")
+        data = _over({k: v for k, v in base.items() if k not in ("name", "outputs")}, data)
+        del data["base"]
+    data = {"name": path.stem, "outputs": f"outputs/{path.stem}", **data}
+    ledger = read_ledger()
+    data["variants"] = _over(
+        {**_read_yaml(ROOT / "params" / "variants.yaml"), **_ledger_variants(ledger)},
+        data.get("variants", {}),
+    )
     for item in overrides.split() if isinstance(overrides, str) else overrides:
         key, equals, value = item.partition("=")
         if not equals:
             raise UserError(f"override {item!r}: write key=value, for example training.epochs=2")
         _put(data, key, yaml.safe_load(value), where="overrides")
+    data = _over(_preset(ledger, data.get("ledger", "ours")), data)
     return _validate(data, str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
+
+
+def read_ledger() -> dict[int, LedgerRow]:
+    """The ledger's rows by number, from params/ledger.yaml."""
+    return {
+        number: LedgerRow.model_validate(row)
+        for number, row in _read_yaml(ROOT / "params" / "ledger.yaml").items()
+    }
 
 
 def expand(path: str, what: str) -> Path:
@@ -293,6 +385,46 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
 
 def _unknown(what: str, name: str, known: typing.Iterable[str]) -> str:
     return f"unknown {what} {name!r}; {nearest(name, known)}"
+
+
+def _known_file(name: str, what: str) -> Path:
+    """params/<name>.yaml; raises UserError, naming the nearest, where there is none."""
+    others = {"variants", "ledger"}
+    known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml") if p.stem not in others)
+    if name not in known:
+        raise UserError(_unknown(what, name, known))
+    return ROOT / "params" / f"{name}.yaml"
+
+
+def _ledger_variants(ledger: dict[int, LedgerRow]) -> dict[str, dict]:
+    """The ledger's variants: foal-net's streams under another setting."""
+    common = {"modality": "A+V", "streams": ["audio", "video"]}
+    return {
+        name: {**common, "ledger": number, **variant}
+        for number, row in ledger.items()
+        for name, variant in row.variants.items()
+    }
+
+
+def _preset(ledger: dict[int, LedgerRow], name: Any) -> dict:
+    """The nested settings of one column of the ledger; where it has none the defaults stand, which are ours.
+
+    An unknown name gives none: the validation that follows refuses it.
+    """
+    settings: dict[str, Any] = {}
+    for row in ledger.values():
+        for key, value in row.set.get(str(name), {}).items():
+            _put(settings, key, value, where="ledger")
+    return settings
+
+
+def _over(under: Any, over: Any) -> Any:
+    """`over` laid on `under`: mappings of one kind are joined key by key, anything else is replaced."""
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    if any(under[tag] != over[tag] for tag in ("encoder", "kind", "reader") if tag in under and tag in over):
+        return over  # another encoder has other keys
+    return {**under, **{k: _over(under[k], v) if k in under else v for k, v in over.items()}}
 
 
 def _read_yaml(path: Path) -> dict:
@@ -350,8 +482,11 @@ def _keys_at(kind: Any, loc: list[str]) -> list[str]:
         m
         for m in models
         if loc
-        and "encoder" in m.model_fields
-        and loc[0] in typing.get_args(m.model_fields["encoder"].annotation)
+        and any(
+            loc[0] in typing.get_args(m.model_fields[tag].annotation)
+            for tag in ("encoder", "kind")
+            if tag in m.model_fields
+        )
     ]
     if tagged:
         return _keys_at(tagged[0], loc[1:])

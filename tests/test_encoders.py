@@ -70,6 +70,12 @@ def test_very_short_sound_gives_a_frame(tmp_path, weights):
         assert len(got) >= 1 and np.isfinite(got).all()
 
 
+def test_a_waveform_is_its_samples(tmp_path):
+    raw = encoder(tmp_path, encoder="waveform")
+    assert raw.width == 1
+    np.testing.assert_array_equal(raw(SOUND), SOUND.reshape(-1, 1))
+
+
 # ---- gradients -------------------------------------------------------------------------------------
 
 
@@ -134,7 +140,7 @@ def test_wavlm_is_transformers_own_output(weights):
 
 
 def test_small_weights_are_the_same_wherever_they_are_made(weights, tmp_path):
-    for kind, clip in (("wavlm", SOUND), ("clip", FRAMES)):
+    for kind, clip in (("wavlm", SOUND), ("clip", FRAMES), ("expression", FRAMES)):
         spec = {"encoder": kind, "model": "small", "width": 32}
         made, again, elsewhere = encoder(weights, **spec), encoder(weights, **spec), encoder(tmp_path, **spec)
         np.testing.assert_array_equal(made(clip), again(clip))
@@ -158,7 +164,7 @@ def test_other_weights_are_another_identity(weights, tmp_path):
 
 
 def test_two_widths_of_small_models_live_together(weights):
-    for kind in ("wavlm", "clip"):
+    for kind in ("wavlm", "clip", "expression"):
         assert [encoder(weights, encoder=kind, model="small", width=w).width for w in (32, 16, 32)] == [
             32,
             16,
@@ -216,6 +222,80 @@ def test_clip_refusals(weights, tmp_path):
     assert "cannot be loaded" in refused(
         lambda: encoder(tmp_path, encoder="clip", model="no-such-architecture", pretrained=file)
     )
+
+
+# ---- expressions -----------------------------------------------------------------------------------
+
+
+def classifier_inputs(folder, kind):
+    """What transformers itself computes for FRAMES: its processor, its network, the features before the classifier."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    own = AutoModelForImageClassification.from_pretrained(folder).eval()
+    pixels = AutoImageProcessor.from_pretrained(folder)(list(FRAMES), return_tensors="pt")
+    with torch.no_grad():
+        if kind == "vit":
+            return own.vit(**pixels).last_hidden_state[:, 0]
+        return own.resnet(**pixels).pooler_output.flatten(1)
+
+
+def test_expression_features_are_what_transformers_hands_its_classifier(weights):
+    vit = encoder(weights, encoder="expression", model="small", width=32, batch=2)
+    assert (vit.width, vit.size) == (32, 64)
+    got = vit(FRAMES)  # three frames in batches of two
+    assert got.shape == (3, 32) and got.dtype == np.float32
+    np.testing.assert_allclose(got, classifier_inputs(weights / "vit-small-32", "vit"), atol=1e-5)
+
+
+def test_another_network_with_its_own_size_and_statistics(tmp_path):
+    from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 24], "depths": [1, 1], "layer_type": "basic"}
+    ResNetForImageClassification(ResNetConfig(**sizes)).save_pretrained(tmp_path)
+    statistics = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.1]}
+    ViTImageProcessor(size={"height": 48, "width": 48}, **statistics).save_pretrained(tmp_path)
+    resnet = encoder(tmp_path, encoder="expression", model=str(tmp_path), width=24)
+    assert resnet.size == 48
+    ViTImageProcessor(size={"height": 64, "width": 64}, **statistics).save_pretrained(tmp_path)
+    np.testing.assert_allclose(resnet(FRAMES), classifier_inputs(tmp_path, "resnet"), atol=1e-4)
+
+
+def test_expression_refusals(weights, tmp_path):
+    encoder(weights, encoder="expression", model="small", width=32)
+    folder = weights / "vit-small-32"
+    said = refused(lambda: encoder(tmp_path, encoder="expression", model=str(folder), width=768))
+    assert "gives 32" in said and "width 768" in said
+    hub = {"encoder": "expression", "model": "nobody/no-such-network"}
+    assert "pin its `revision`" in refused(lambda: encoder(tmp_path, **hub))
+    assert "cannot be loaded" in refused(lambda: encoder(tmp_path, **hub, revision="abc"))
+    shutil.copytree(folder, tmp_path / "bare")
+    (tmp_path / "bare" / "preprocessor_config.json").unlink()
+    bare = {"encoder": "expression", "model": str(tmp_path / "bare"), "width": 32}
+    assert "cannot be loaded" in refused(lambda: encoder(tmp_path, **bare))
+
+
+def test_a_network_without_one_classifier_is_refused(tmp_path):
+    from transformers import SwiftFormerConfig, SwiftFormerForImageClassification, ViTImageProcessor
+
+    config = SwiftFormerConfig(image_size=64, depths=[1] * 4, embed_dims=[8] * 4, mlp_ratio=1)
+    SwiftFormerForImageClassification(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    said = refused(lambda: encoder(tmp_path, encoder="expression", model=str(tmp_path), width=8))
+    assert "no `classifier`" in said
+
+
+def test_a_network_with_weights_missing_is_refused(weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    encoder(weights, encoder="expression", model="small", width=32)
+    shutil.copytree(weights / "vit-small-32", tmp_path / "vit")
+    state = load_file(tmp_path / "vit" / "model.safetensors")
+    gone = next(name for name in state if "layer" in name)
+    del state[gone]
+    save_file(state, tmp_path / "vit" / "model.safetensors", metadata={"format": "pt"})
+    said = refused(lambda: encoder(tmp_path, encoder="expression", model=str(tmp_path / "vit"), width=32))
+    assert "lacks 1" in said and "at random" not in said
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import refused
+from test_media import FPS, FRAMES, numbers, ramp, write_avi, write_wav
 
 from foalkit import params
-from foalkit.data import features, media
+from foalkit.data import faces, features, media
 from foalkit.data.encoders import LogMelEncoder, make_encoder
 from foalkit.data.features import FeatureStore, open_data, prepare, square
 
@@ -100,6 +101,46 @@ def test_the_store_holds_the_encoders_output_in_half_precision(data, tiny, corpu
             np.testing.assert_array_equal(store[row["utterance"]], encoder(clip).astype(np.float16))
 
 
+@pytest.fixture
+def raw(one_session, tiny, tmp_path):
+    """Params of one stream of waveforms."""
+    return make_world(tiny, tmp_path, one_session, "audio", features={"audio": {"encoder": "waveform"}})
+
+
+def test_a_waveform_is_stored_as_16_bit_samples_and_read_back_at_scale(raw, one_session):
+    data = prepare(raw)
+    store, rows = data.stores["audio"], data.table.iloc[[3, 0, 5]].to_dict("records")
+    assert store.info["dtype"] == "int16" and store.width == 1
+    x, mask = store.batch([r["utterance"] for r in rows])
+    assert x.dtype == np.float32 and x.shape == (*mask.shape, 1)
+    for row, samples, real in zip(rows, x, mask, strict=True):
+        read = media.read_audio(one_session / row["audio"], 0, raw.clip.seconds)
+        kept = store[row["utterance"]]
+        assert kept.shape == (len(read), 1) and kept.dtype == np.int16 and real.sum() == len(read)
+        np.testing.assert_allclose(kept[:, 0] / 32768, read, rtol=0, atol=0.5 / 32768)
+        np.testing.assert_array_equal(samples[real], kept / np.float32(32768))
+        assert not samples[~real].any()
+
+
+def test_a_waveform_beyond_full_scale_is_clipped(raw):
+    reader = features._Reader(raw, "audio", None, {})
+    loud = np.array([[1.0], [-1.0], [3.0], [0.25], [-0.99999]], np.float32)
+    assert reader._packed(loud, None)[:, 0].tolist() == [32767, -32767, 32767, 8192, -32767]
+
+
+def test_a_killed_build_of_waveforms_resumes(raw, monkeypatch):
+    count = len(prepare(raw).table)
+    whole = store_bytes(raw)
+    shutil.rmtree(raw.folder)
+    kill_after(raw, monkeypatch, 4)
+    packed = raw.folder / "features" / "audio.partial" / "features.i16"
+    packed.write_bytes(packed.read_bytes() + b"x" * 77)  # half an utterance
+    read, made = media.read_audio, []
+    monkeypatch.setattr(media, "read_audio", lambda *a: made.append(a) or read(*a))
+    prepare(raw)
+    assert len(made) == count - 4 and store_bytes(raw) == whole
+
+
 def test_batches_are_padded_with_zeros_and_masked(data):
     store, some = data.stores["audio"], data.table["utterance"].iloc[[5, 2, 9, 2]].tolist()
     x, mask = store.batch(some)
@@ -132,6 +173,175 @@ def test_the_square_has_the_boxs_centre(box):
     assert width == height == max(box[2:])
     assert x + width / 2 == pytest.approx(box[0] + box[2] / 2, abs=0.5)
     assert y + height / 2 == pytest.approx(box[1] + box[3] / 2, abs=0.5)
+
+
+# ---- which part of an utterance ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def turn(tmp_path_factory):
+    """Seconds 1 to 4 of a film whose frames and samples say their place, and the folder it lies in."""
+    root = tmp_path_factory.mktemp("turn")
+    write_avi(root / "film.avi")
+    write_wav(root / "turn.wav", ramp()[16_000:64_000] / 32767)
+    row = {"utterance": "u", "start": 1.0, "end": 4.0, "audio": "turn.wav", "video": "film.avi"}
+    return {**row, "crop": None, "face": None}, root
+
+
+class Frames:
+    """A video encoder that reads the number in each frame."""
+
+    modality, width, size, identity = "video", 1, None, {"encoder": "frames"}
+
+    def __call__(self, frames):
+        return np.array(numbers(frames), np.float32)[:, None]
+
+
+def readers(tiny, turn, **clip):
+    """A reader of the samples and one of the frames."""
+    streams = {"audio": {"encoder": "waveform"}, "video": tiny.features["video"].model_dump() | {"every": 1}}
+    p = type(tiny).model_validate(
+        tiny.model_dump() | {"clip": clip, "features": streams, "ablation": {"honest": ["audio"]}}
+    )
+    audio, video = (features._Reader(p, s, turn[1], {}) for s in streams)
+    video.encoder = Frames()
+    return audio, video
+
+
+@pytest.mark.parametrize(
+    ("clip", "start", "end"),
+    [
+        ({"seconds": 1.0}, 1.0, 2.0),
+        ({"seconds": 1.0, "part": "first"}, 1.0, 2.0),
+        ({"seconds": 1.0, "part": "centre"}, 2.0, 3.0),
+        ({"seconds": 2.5, "part": "centre"}, 1.25, 3.75),
+        ({"seconds": 9.0, "part": "centre"}, 1.0, 4.0),
+        ({"seconds": 1.0, "part": "all"}, 1.0, 4.0),
+    ],
+)
+def test_sound_and_picture_show_the_same_part(tiny, turn, clip, start, end):
+    audio, video = readers(tiny, turn, **clip)
+    expected = ramp()[round(16_000 * start) : round(16_000 * end)]
+    assert np.abs(audio(turn[0])[:, 0].astype(int) - expected).max() <= 1
+    shown = [n for n in range(FRAMES) if start <= n / FPS < end]
+    assert video(turn[0])[:, 0].tolist() == shown
+
+
+def test_another_part_is_another_key(tiny, turn):
+    def keys(**clip):
+        return [r.key(turn[0]) for r in readers(tiny, turn, **clip)]
+
+    first, centre, whole = (keys(seconds=1.0, part=part) for part in ("first", "centre", "all"))
+    for modality in (0, 1):
+        assert len({k[modality] for k in (first, centre, whole, keys(seconds=1.5))}) == 4
+    assert keys(seconds=3.0) == keys(seconds=3.0, part="centre")  # nothing is cut: nothing changes
+
+
+@pytest.mark.parametrize("part", ["first", "centre", "all"])
+def test_what_was_done_to_long_utterances_is_written_down(world, part):
+    clip = {"seconds": 1.0, "part": part}
+    data = prepare(world.model_copy(update={"clip": type(world.clip)(**clip)}))
+    length = data.table["end"] - data.table["start"]
+    cut = (length > 1.0) & (part != "all")
+    assert data.info["clip"] == clip and data.info["longer_than_clip"] == cut.sum()
+    longest = data.stores["audio"].lengths[data.table["utterance"][length.idxmax()]]
+    assert longest == int(50 * (length.max() if part == "all" else 1.0)) + 1
+
+
+# ---- faces that must be looked for -------------------------------------------------------------------
+
+
+@pytest.fixture
+def hidden(one_session, tiny, tmp_path):
+    """Params of two streams of faces on a corpus whose manifest does not know where the faces are."""
+    root = tmp_path / "corpus"
+    shutil.copytree(one_session, root)
+    (root / "face_boxes.csv").unlink()
+    hog = {"encoder": "hog", "region": "face", "size": 32, "cell": 8}
+    streams = {"face": {**hog, "every": 2}, "face-clip": {**hog, "every": 3}}
+    return make_world(tiny, tmp_path, root, features=streams, ablation={"honest": []})
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """How often a clip's faces were looked for; they are made to move, which the puppets hardly do."""
+    track, seen = faces.track, []
+
+    def counted(pictures):
+        seen.append(1)
+        boxes, found = track(pictures)
+        return boxes + np.arange(len(boxes))[:, None] % 9 * np.array([1, 2, 0, 0]), found
+
+    monkeypatch.setattr(faces, "track", counted)
+    return seen
+
+
+def test_detected_faces_are_cut_frame_by_frame_and_looked_for_once(hidden, looked):
+    data = prepare(hidden)
+    assert len(looked) == len(data.table) + (data.left_out["reason"].str.contains("no face").sum())
+    root = params.expand(hidden.corpus.root, "root")
+    row = data.table.iloc[2]
+    end = min(row["end"], row["start"] + hidden.clip.seconds)
+    pictures = media.read_frames(root / row["video"], row["start"], end, crop=tuple(map(int, row["crop"])))
+    boxes, found = faces.track(pictures)
+    for stream, every in (("face", 2), ("face-clip", 3)):
+        store = data.stores[stream]
+        frames = [faces.cut(p, b, 32) for p, b in zip(pictures[::every], boxes[::every], strict=True)]
+        encoder = make_encoder(hidden.features[stream], hidden.folder)
+        np.testing.assert_array_equal(store[row["utterance"]], encoder(np.stack(frames)).astype(np.float16))
+        assert set(store.found) == set(store.lengths)
+        assert store.found[row["utterance"]] == found.mean()
+        rates = list(store.found.values())
+        assert store.info["found_rate"] == {
+            "mean": pytest.approx(np.mean(rates)),
+            "min": min(rates),
+            "clips_under_half": sum(r < 0.5 for r in rates),
+        }
+    again = FeatureStore(hidden.folder / "features" / "face")
+    assert again.found == data.stores["face"].found
+
+
+def test_found_rates_outlive_what_is_made_again(hidden, looked):
+    first = prepare(hidden)
+    rates = dict(first.stores["face"].found)
+    clips = first.table[["video", "start"]].drop_duplicates()
+    changed = dict(hidden.features)
+    changed["face"] = changed["face"].model_copy(update={"orientations": 4})
+    looked.clear()
+    second = prepare(hidden.model_copy(update={"features": changed}))
+    assert looked == [] and second.stores["face"].found == rates  # other features of the same boxes
+    video = clips["video"].iloc[0]
+    file = params.expand(hidden.corpus.root, "root") / video
+    file.write_bytes(file.read_bytes() + b"\0\0")  # another file, the same film
+    third = prepare(hidden)
+    assert third.stores["face-clip"].found == rates
+    assert len(looked) == (first.table["video"] == video).sum()
+
+
+def test_a_clip_without_any_face_is_left_out_and_listed(hidden, monkeypatch):
+    monkeypatch.setattr(features.os, "cpu_count", lambda: 1)
+    track, count = faces.track, []
+
+    def blind_once(pictures):
+        count.append(1)
+        if len(count) == 2:
+            frames = len(list(pictures))
+            return np.zeros((frames, 4), int), np.zeros(frames, bool)
+        return track(pictures)
+
+    monkeypatch.setattr(faces, "track", blind_once)
+    data = prepare(hidden)
+    reasons = data.left_out["reason"][data.left_out["reason"].str.contains("no face")]
+    assert (
+        reasons.iloc[0].startswith("face: Ses01") and ".avi: no face found in any of its" in reasons.iloc[0]
+    )
+    assert len(count) == len(data.table) + len(reasons)  # nor is it looked for again for the other stream
+    assert not set(data.left_out["utterance"]) & set(data.stores["face"].found)
+
+
+def test_known_faces_are_not_looked_for(data, looked):
+    assert data.stores["face"].found == {} and data.stores["face"].info["found_rate"] is None
+    assert looked == []
 
 
 # ---- once, and only what changed ---------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 
 from foalkit import UserError
 from foalkit.data.media import SAMPLE_RATE
-from foalkit.params import ClipImages, Hog, Imported, LogMel, Mfcc, WavLM, expand
+from foalkit.params import ClipImages, Expression, Hog, Imported, LogMel, Mfcc, Waveform, WavLM, expand
 from foalkit.records import file_digest
 
 
@@ -30,10 +30,11 @@ def make_encoder(spec, weights_folder: Path) -> Encoder:
 
     Raises UserError for an unknown model, revision or file, and for a width that is not the params'.
     """
-    kinds = {LogMel: LogMelEncoder, Mfcc: MfccEncoder, Hog: HogEncoder}
+    kinds = {LogMel: LogMelEncoder, Mfcc: MfccEncoder, Waveform: WaveformEncoder, Hog: HogEncoder}
     if type(spec) in kinds:
         return kinds[type(spec)](spec)
-    return {WavLM: WavLMEncoder, ClipImages: ClipEncoder}[type(spec)](spec, weights_folder)
+    loaded = {WavLM: WavLMEncoder, ClipImages: ClipEncoder, Expression: ExpressionEncoder}
+    return loaded[type(spec)](spec, weights_folder)
 
 
 class LogMelEncoder:
@@ -63,6 +64,18 @@ class MfccEncoder:
 
         decibels = librosa.power_to_db(_mel_power(samples, 40, self.spec.hop_ms))
         return librosa.feature.mfcc(S=decibels, n_mfcc=self.spec.coefficients).T.astype(np.float32)
+
+
+class WaveformEncoder:
+    """The samples themselves `(S, 1)`, in [-1, 1]."""
+
+    modality, width = "audio", 1
+
+    def __init__(self, spec: Waveform):
+        self.identity = spec.model_dump()
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        return samples[:, None]
 
 
 class HogEncoder:
@@ -102,37 +115,16 @@ class WavLMEncoder:
     modality = "audio"
 
     def __init__(self, spec: WavLM, weights_folder: Path):
-        import torch
-        from transformers import WavLMModel
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # its bars for a second's work fill a saved notebook
-        source, revision = spec.model, spec.revision
-        if spec.model == "small":
-            source = str(_small_wavlm(weights_folder / f"wavlm-small-{spec.width}", spec.width))
-        if (folder := expand(source, "features.audio.model")).is_dir():
-            source, weights = str(folder), folder / "model.safetensors"
-            if not weights.exists():
-                raise UserError(f"features.audio: {folder} holds no model.safetensors")
-            revision = file_digest(weights)[:16]
-        elif revision is None:
-            raise UserError(f"features.audio: {spec.model} is a hub name: pin its `revision` (a commit)")
-        try:
-            self.model = WavLMModel.from_pretrained(
-                source, revision=None if folder.is_dir() else revision, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"WavLM {spec.model} at {revision} cannot be loaded: {_first_line(error)}"
-            ) from None
+        self.model, revision = load_wavlm(
+            spec.model, spec.revision, spec.width, weights_folder, "features.audio"
+        )
         self.device = device(spec.device)
         self.model.eval().requires_grad_(False).to(self.device)
-        self.width, self.layer = self.model.config.hidden_size, spec.layer
+        self.width, self.layer = spec.width, spec.layer
         states = self.model.config.num_hidden_layers + 1
         if not -states <= spec.layer < states:
             raise UserError(f"features.audio: {spec.model} has no layer {spec.layer}; -1 to {states - 1}")
         self.identity = {**spec.model_dump(exclude={"device"}), "revision": revision}
-        _check_width(spec.model, self.width, spec.width)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         import torch
@@ -193,6 +185,63 @@ class ClipEncoder:
         return torch.cat(parts).float().cpu().numpy()
 
 
+class ExpressionEncoder:
+    """The pooled hidden features `(T, D)` that an image-classification network hands its classifier, per frame."""
+
+    modality = "video"
+
+    def __init__(self, spec: Expression, weights_folder: Path):
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        small = spec.model == "small"
+        source = (
+            str(_small_vit(weights_folder / f"vit-small-{spec.width}", spec.width)) if small else spec.model
+        )
+        source, revision, commit = _pinned(source, spec.revision, "features")
+        try:
+            self.model, report = AutoModelForImageClassification.from_pretrained(
+                source, revision=commit, dtype=torch.float32, output_loading_info=True
+            )
+            config = AutoImageProcessor.from_pretrained(source, revision=commit)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{spec.model} at {revision} cannot be loaded: {_first_line(error)}") from None
+        if not hasattr(self.model, "classifier"):
+            raise UserError(f"features: {spec.model} has no `classifier` whose input could be taken")
+        if at_random := sorted(report["missing_keys"]):
+            raise UserError(
+                f"features: {spec.model} lacks {len(at_random)} of its network's weights, first {at_random[0]}"
+            )
+        self.device = device(spec.device)
+        self.model.eval().requires_grad_(False).to(self.device)
+        size = config.crop_size if getattr(config, "do_center_crop", False) else config.size
+        self.size = size["height"] if "height" in size else size["shortest_edge"]
+        self.scale = config.rescale_factor
+        mean, std = (config.image_mean, config.image_std) if config.do_normalize else ([0.0] * 3, [1.0] * 3)
+        self.mean = torch.tensor(mean, device=self.device)[:, None, None]
+        self.std = torch.tensor(std, device=self.device)[:, None, None]
+        self.batch, self.width = spec.batch, spec.width
+        self.identity = {
+            **spec.model_dump(exclude={"device", "batch", "region", "every"}),
+            "revision": revision,
+        }
+        blank = np.zeros((1, self.size, self.size, 3), np.uint8)
+        _check_width(spec.model, self(blank).shape[1], spec.width)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        import torch
+
+        parts = []
+        hook = self.model.classifier.register_forward_pre_hook(lambda _, x: parts.append(x[0].flatten(1)))
+        with torch.inference_mode(), hook:
+            for part in torch.from_numpy(frames).split(self.batch):
+                pixels = part.to(self.device).permute(0, 3, 1, 2).float() * self.scale  # (T, 3, size, size)
+                self.model((pixels - self.mean) / self.std)
+        return torch.cat(parts).float().cpu().numpy()
+
+
 class ImportedFeatures:
     """Features made elsewhere: `(T, width)` per utterance from .npy files found by the params' pattern."""
 
@@ -234,6 +283,45 @@ class ImportedFeatures:
         if not np.isfinite(array).all():
             raise UserError(f"{file.name}: holds NaN or infinity")
         return array.astype(np.float32)
+
+
+def load_wavlm(model: str, revision: str | None, width: int, weights_folder: Path, where: str):
+    """A WavLM (transformers, fp32) by hub name, local folder or `small`, and the revision that was loaded.
+
+    Raises UserError, beginning with the params key `where`, for a hub name without a revision, for weights that
+    cannot be loaded or leave a part of the network at random, and for another width.
+    """
+    import torch
+    from transformers import WavLMModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # its bars for a second's work fill a saved notebook
+    source = str(_small_wavlm(weights_folder / f"wavlm-small-{width}", width)) if model == "small" else model
+    source, revision, commit = _pinned(source, revision, where)
+    try:
+        loaded, report = WavLMModel.from_pretrained(
+            source, revision=commit, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"WavLM {model} at {revision} cannot be loaded: {_first_line(error)}") from None
+    # the positional convolution is stored under its weight norm's old names: reported missing, yet loaded
+    at_random = sorted(k for k in report["missing_keys"] if "pos_conv_embed" not in k)
+    if at_random:
+        raise UserError(f"{where}: {model} lacks {len(at_random)} of WavLM's weights, first {at_random[0]}")
+    _check_width(model, loaded.config.hidden_size, width)
+    return loaded, revision
+
+
+def _pinned(model: str, revision: str | None, where: str) -> tuple[str, str, str | None]:
+    """What transformers loads, what names its weights, and the hub commit (None for a local folder)."""
+    if (folder := expand(model, f"{where}.model")).is_dir():
+        weights = folder / "model.safetensors"
+        if not weights.exists():
+            raise UserError(f"{where}: {folder} holds no model.safetensors")
+        return str(folder), file_digest(weights)[:16], None
+    if revision is None:
+        raise UserError(f"{where}: {model} is a hub name: pin its `revision` (a commit)")
+    return model, revision, revision
 
 
 def device(name: str) -> str:
@@ -280,6 +368,31 @@ def _small_wavlm(folder: Path, width: int) -> Path:
                 layerdrop=0.0,
             )
             _save_once(folder, lambda target: WavLMModel(config).save_pretrained(target))
+    return folder
+
+
+def _small_vit(folder: Path, width: int) -> Path:
+    """A ViT of 2 layers with seeded random weights for 7 expressions, 64² pixels, saved once."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    def write(target: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            config = ViTConfig(
+                hidden_size=width,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=2 * width,
+                image_size=64,
+                patch_size=8,
+                num_labels=7,
+            )
+            ViTForImageClassification(config).save_pretrained(target)
+        ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(target)
+
+    if not (folder / "model.safetensors").exists():
+        _save_once(folder, write)
     return folder
 
 

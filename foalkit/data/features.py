@@ -1,4 +1,4 @@
-"""The feature store: one packed fp16 array per stream and a Parquet index, built once, read without copying."""
+"""The feature store: one packed 16-bit array per stream and a Parquet index, built once, read without copying."""
 
 import fcntl
 import json
@@ -16,15 +16,21 @@ import pandas as pd
 from foalkit import UserError
 from foalkit.data import media
 from foalkit.data.manifest import corpus_root, read_manifest
-from foalkit.params import Params, digest
+from foalkit.params import Clip, Params, digest
 from foalkit.progress import progress
 from foalkit.records import file_digest, write_json, write_parquet
 
 IN_MEMORY_BYTES = 4 << 30  # a store below this is read at once, in order: faster than a cold map
+FILES = {"float16": "features.f16", "int16": "features.i16"}  # the packed array by its dtype
+FULL_SCALE = 32768  # int16 of a sample at 1.0
 
 
 class FeatureStore:
-    """Features of all utterances of one stream: `store[utterance]` is a float16 `(T, D)` view."""
+    """Features of all utterances of one stream: `store[utterance]` is a float16 `(T, D)` view.
+
+    A store of waveforms holds int16 `(S, 1)`: samples times 32 768. `found` says, where faces were looked for, in
+    which share of an utterance's frames one was found.
+    """
 
     def __init__(self, folder: Path):
         try:
@@ -33,17 +39,20 @@ class FeatureStore:
         except (OSError, ValueError) as error:  # ValueError: broken JSON or Parquet
             raise UserError(f"{folder}: damaged ({type(error).__name__}); delete it to rebuild it") from None
         self.width, self.digest = self.info["width"], self.info["digest"]
+        self.dtype = self.info.get("dtype", "float16")
         self.lengths = dict(zip(index["utterance"], index["frames"].tolist(), strict=True))
         self._offsets = dict(zip(index["utterance"], index["offset"].tolist(), strict=True))
         self._keys = dict(zip(index["utterance"], index["key"], strict=True))
-        file, shape = folder / "features.f16", (int(index["frames"].sum()), self.width)
+        looked = index.dropna(subset="found") if "found" in index else index[:0].assign(found=0.0)
+        self.found = dict(zip(looked["utterance"], looked["found"].tolist(), strict=True))
+        file, shape = folder / FILES[self.dtype], (int(index["frames"].sum()), self.width)
         if not file.exists() or file.stat().st_size != 2 * shape[0] * shape[1]:
-            raise UserError(f"{folder}: features.f16 and its index disagree; delete it to rebuild it")
+            raise UserError(f"{folder}: {file.name} and its index disagree; delete it to rebuild it")
         small = file.stat().st_size < IN_MEMORY_BYTES
         self.packed = (
-            np.fromfile(file, np.float16).reshape(shape)
+            np.fromfile(file, self.dtype).reshape(shape)
             if small
-            else np.memmap(file, np.float16, "r", shape=shape)
+            else np.memmap(file, self.dtype, "r", shape=shape)
         )
 
     def __getitem__(self, utterance: str) -> np.ndarray:
@@ -51,11 +60,13 @@ class FeatureStore:
         return self.packed[offset : offset + self.lengths[utterance]]
 
     def batch(self, utterances) -> tuple[np.ndarray, np.ndarray]:
-        """Padded float32 `(B, T, D)` and its mask `(B, T)`, True where a frame is real."""
+        """Padded float32 `(B, T, D)` and its mask `(B, T)`, True where a frame is real; samples in [-1, 1]."""
         lengths = np.array([self.lengths[u] for u in utterances])
         x = np.zeros((len(lengths), lengths.max(), self.width), np.float32)
         for i, utterance in enumerate(utterances):
             x[i, : lengths[i]] = self[utterance]
+        if self.dtype == "int16":
+            x /= FULL_SCALE
         return x, np.arange(x.shape[1]) < lengths[:, None]
 
     def key(self, utterance: str) -> str | None:
@@ -138,7 +149,8 @@ def prepare(params: Params) -> Data:
             .fillna(0)
             .astype(int)
             .to_dict(),
-            "longer_than_clip": int((table["end"] - table["start"] > params.clip.seconds).sum()),
+            "clip": params.clip.model_dump(),
+            "longer_than_clip": _longer_than_clip(table, params.clip),
             "features": {s: stores[s].info for s in stores},
             "ceilings": json.loads(card.read_text()).get("ceilings") if card.exists() else None,
         }
@@ -155,8 +167,8 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     logged utterance by utterance so that a killed run resumes, and renamed into place when whole.
     """
     folder = params.folder / "features" / stream
-    reader = _Reader(params, stream, root)
-    keys = {row["utterance"]: reader.key(row, digests) for row in table.to_dict("records")}
+    reader = _Reader(params, stream, root, digests)
+    keys = {row["utterance"]: reader.key(row) for row in table.to_dict("records")}
     old = FeatureStore(folder) if (folder / "store.json").exists() else None
     if (
         old
@@ -168,9 +180,10 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
 
     partial = folder.with_name(f"{stream}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    done = _resume(partial, keys, 2 * reader.width)
+    packed = partial / FILES[reader.dtype]
+    done = _resume(partial / "log.jsonl", packed, keys, 2 * reader.width)
     todo = [row for row in table.to_dict("records") if row["utterance"] not in done]
-    with (partial / "features.f16").open("ab") as data, (partial / "log.jsonl").open("a") as log:
+    with packed.open("ab") as data, (partial / "log.jsonl").open("a") as log:
         offset = data.tell() // (2 * reader.width)
         for row, result in progress(_results(reader, todo, old, keys), f"features of {stream}", len(todo)):
             entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
@@ -179,15 +192,15 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             else:
                 data.write(result.tobytes())
                 data.flush()
-                entry |= {"offset": offset, "frames": len(result)}
+                entry |= {"offset": offset, "frames": len(result), "found": _found(row, reader, old, keys)}
                 offset += len(result)
             log.write(json.dumps(entry) + "\n")
             log.flush()
             done[row["utterance"]] = entry
     entries = [done[u] for u in keys]  # table order
     good = pd.DataFrame(
-        [e for e in entries if "failed" not in e], columns=["utterance", "offset", "frames", "key"]
-    )
+        [e for e in entries if "failed" not in e], columns=["utterance", "offset", "frames", "key", "found"]
+    ).astype({"found": float})  # NaN: no face was looked for
     failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
     if good.empty and failed:
         raise UserError(
@@ -198,9 +211,11 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
         partial / "store.json",
         {
             "width": reader.width,
+            "dtype": reader.dtype,
             "encoder": reader.identity,
             "frames": int(good["frames"].sum()),
             "digest": digest(dict(zip(good["utterance"], good["key"], strict=True))),
+            "found_rate": _found_rate(good["found"].dropna()),
             "failed": failed,
             "failed_keys": {u: keys[u] for u in failed},
         },
@@ -217,9 +232,10 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
 
 def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataFrame:
     """Frames and width that each encoder spec gives for one manifest row: a look before a long extraction."""
+    digests = {row[m]: file_digest(root / row[m]) for m in ("audio", "video") if row[m]}
     tried = {}
     for name, spec in specs.items():
-        reader = _Reader(params.model_copy(update={"features": {name: spec}}), name, root)
+        reader = _Reader(params.model_copy(update={"features": {name: spec}}), name, root, digests)
         tried[name] = reader(row).shape
     return pd.DataFrame(tried, index=["frames", "width"]).T
 
@@ -227,75 +243,142 @@ def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataF
 class _Reader:
     """From a manifest row to features: which file, range and region, through which encoder."""
 
-    def __init__(self, params: Params, stream: str, root: Path):
+    def __init__(self, params: Params, stream: str, root: Path, digests: dict[str, str]):
         from foalkit.data.encoders import ImportedFeatures, make_encoder
 
-        self.root, self.spec, self.seconds = root, params.features[stream], params.clip.seconds
+        self.root, self.spec, self.clip = root, params.features[stream], params.clip
         if self.spec.encoder == "imported":
             self.encoder = ImportedFeatures(self.spec)
         else:
             self.encoder = make_encoder(self.spec, params.folder / "weights")
+        self.digests = digests  # of the media files
+        self.found: dict[str, float] = {}  # by utterance, as FeatureStore.found
+        self.boxes = params.folder / "features" / "face_boxes"
         self.width, self.identity = self.encoder.width, self.encoder.identity
+        self.dtype = "int16" if self.spec.encoder == "waveform" else "float16"
         # one light encoder per core; a large model is one process with all the cores, or a GPU
         self.workers = os.cpu_count() or 1 if getattr(self.spec, "model", "small") == "small" else 1
 
-    def key(self, row: dict, digests: dict[str, str]) -> str:
+    def key(self, row: dict) -> str:
         """A digest of all that the row's features depend on."""
-        parts = {"encoder": self.identity, "seconds": self.seconds, "dtype": "float16"}
+        parts = {"encoder": self.identity, "dtype": self.dtype}
         if self.encoder.modality == "imported":
             file = self.encoder.file(row)
             return digest({**parts, "file": file_digest(file) if file.exists() else None})
         file = row[self.encoder.modality]  # none: left out when it is read
-        parts |= {"media": digests.get(file), "decoder": media.DECODER}
+        parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.encoder.modality == "video":
-            parts |= {
-                "range": [row["start"], row["end"]],
-                "region": self.spec.region,
-                "every": self.spec.every,
-                "box": None if row[self._column] is None else list(map(int, row[self._column])),
-            }
+            parts |= {"region": self.spec.region, "every": self.spec.every}
+            parts |= (
+                {"face": self._face_key(row)}
+                if self._looks_for_face(row)
+                else {"box": _ints(row[self._column])}
+            )
         return digest(parts)
+
+    def _face_key(self, row: dict) -> str:
+        """A digest of all that the row's detected faces depend on."""
+        from foalkit.data import faces
+
+        parts = {
+            "media": self.digests.get(row["video"]),
+            "range": self._range(row),
+            "crop": _ints(row["crop"]),
+        }
+        return digest({**parts, "decoder": media.DECODER, **faces.IDENTITY})
 
     def __call__(self, row: dict) -> np.ndarray:
         modality = self.encoder.modality
         if modality == "imported":
-            return _half(self.encoder.read(row), self.encoder.file(row))
+            return self._packed(self.encoder.read(row), self.encoder.file(row))
         if not row[modality]:
             raise media.MediaError(f"{row['utterance']}: has no {modality} file")
         file = self.root / row[modality]
+        start, end = self._range(row)
         if modality == "audio":
-            clip = media.read_audio(file, 0.0, self.seconds)
+            clip = media.read_audio(file, start, end)
+        elif self._looks_for_face(row):
+            clip = self._faces(row, file, start, end)
         else:
-            box = row[self._column]
+            box = _ints(row[self._column])
             if self.spec.region == "face":
-                if box is None:
-                    raise media.MediaError(f"{row['utterance']}: the manifest has no face box")
                 box = square(box)
-            end = min(row["end"], row["start"] + self.seconds)
-            box = None if box is None else tuple(box)
             clip = media.read_frames(
-                file, row["start"], end, crop=box, size=self.encoder.size, every=self.spec.every
+                file, start, end, crop=box, size=self.encoder.size, every=self.spec.every
             )
-        return _half(self.encoder(clip), file)
+        return self._packed(self.encoder(clip), file)
+
+    def _looks_for_face(self, row: dict) -> bool:
+        """Whether the face must be looked for: the manifest does not say where it is."""
+        return self.spec.region == "face" and row["face"] is None
+
+    def _faces(self, row: dict, file: Path, start: float, end: float) -> np.ndarray:
+        """The detected face in each frame, `(T, size, size, 3)`; the boxes are kept for other streams of faces."""
+        from foalkit.data import faces
+
+        crop = _ints(row["crop"])
+        kept = self.boxes / f"{self._face_key(row)}.npy"
+        if kept.exists():
+            boxes, found = np.split(np.load(kept), [4], axis=1)
+        else:
+            boxes, found = faces.track(media.iter_frames(file, start, end, crop=crop))
+            self.boxes.mkdir(parents=True, exist_ok=True)
+            with kept.with_suffix(".tmp").open("wb") as handle:
+                np.save(handle, np.column_stack([boxes, found]))
+            os.replace(kept.with_suffix(".tmp"), kept)
+        if not found.any():
+            raise media.MediaError(f"{file.name}: no face found in any of its {len(found)} frames")
+        self.found[row["utterance"]] = float(found.mean())
+        pictures = media.iter_frames(file, start, end, crop=crop, every=self.spec.every)
+        boxes = boxes[:: self.spec.every]
+        return np.stack(
+            [faces.cut(p, box, self.encoder.size) for p, box in zip(pictures, boxes, strict=True)]
+        )
+
+    def _range(self, row: dict) -> tuple[float, float]:
+        """The same moment in both files: an audio file begins with its utterance, a video file need not."""
+        start, end = self.clip.window(row["end"] - row["start"])
+        if self.encoder.modality == "audio":
+            return start, end
+        return row["start"] + start, min(row["end"], row["start"] + end)
 
     def one_thread_each(self) -> None:
         """Called in each worker thread, so that the workers' matrix products do not share out the same cores."""
-        if self.spec.encoder in {"wavlm", "clip"}:
+        if self.spec.encoder in {"wavlm", "clip", "expression"}:
             import torch
 
             torch.set_num_threads(1)
+
+    def _packed(self, features: np.ndarray, file: Path) -> np.ndarray:
+        """Features as they are stored; raises MediaError for those that 16 bits cannot hold."""
+        if self.dtype == "int16":
+            return np.rint(features * FULL_SCALE).clip(-32767, 32767).astype(np.int16)
+        with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
+            features = features.astype(np.float16)
+        if not np.isfinite(features).all():
+            raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
+        return features
 
     @property
     def _column(self) -> str:
         return "face" if self.spec.region == "face" else "crop"
 
 
-def _half(features: np.ndarray, file: Path) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
-        features = features.astype(np.float16)
-    if not np.isfinite(features).all():
-        raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
-    return features
+def _ints(box) -> media.Box | None:
+    return None if box is None else tuple(map(int, box))
+
+
+def _found(row: dict, reader: _Reader, old: FeatureStore | None, keys: dict[str, str]) -> float | None:
+    """The share of a stored utterance's frames in which a face was found, None where none was looked for."""
+    utterance = row["utterance"]
+    unchanged = old is not None and old.key(utterance) == keys[utterance]
+    return (old if unchanged else reader).found.get(utterance)
+
+
+def _found_rate(rates: pd.Series) -> dict | None:
+    if rates.empty:
+        return None
+    return {"mean": rates.mean(), "min": rates.min(), "clips_under_half": int((rates < 0.5).sum())}
 
 
 def square(box) -> media.Box:
@@ -306,7 +389,7 @@ def square(box) -> media.Box:
 
 
 def _results(reader: _Reader, rows: list[dict], old: FeatureStore | None, keys: dict[str, str]):
-    """Yield (row, float16 features or the reason why not) in order, unchanged rows straight from `old`."""
+    """Yield (row, features as stored or the reason why not) in order, unchanged rows straight from `old`."""
     fresh = [r for r in rows if old is None or old.key(r["utterance"]) != keys[r["utterance"]]]
     workers = min(reader.workers, len(fresh))
     if workers > 1:
@@ -341,9 +424,8 @@ def _in_order(pool: ThreadPoolExecutor, reader: _Reader, rows: list[dict], ahead
         yield waiting.popleft().result()
 
 
-def _resume(partial: Path, keys: dict[str, str], frame_bytes: int) -> dict[str, dict]:
+def _resume(log: Path, data: Path, keys: dict[str, str], frame_bytes: int) -> dict[str, dict]:
     """What a killed run had finished; the data file is cut back to the last whole utterance."""
-    log, data = partial / "log.jsonl", partial / "features.f16"
     entries = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
@@ -359,6 +441,11 @@ def _resume(partial: Path, keys: dict[str, str], frame_bytes: int) -> dict[str, 
     os.truncate(data, frames * frame_bytes)
     log.write_text("".join(json.dumps(e) + "\n" for e in entries))
     return {e["utterance"]: e for e in entries}
+
+
+def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:
+    """How many utterances are cut."""
+    return 0 if clip.part == "all" else int((table["end"] - table["start"] > clip.seconds).sum())
 
 
 def _media_digests(root: Path, table: pd.DataFrame, cache: Path, params: Params) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,7 +54,12 @@ def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndar
     return samples
 
 
-def read_frames(
+def read_frames(file: Path, start: float = 0.0, end: float = math.inf, **how) -> np.ndarray:
+    """The frames of `iter_frames` as one RGB uint8 array `(T, H, W, 3)`."""
+    return np.stack(list(iter_frames(file, start, end, **how)))
+
+
+def iter_frames(
     file: Path,
     start: float = 0.0,
     end: float = math.inf,
@@ -61,8 +67,8 @@ def read_frames(
     crop: Box | None = None,
     size: int | None = None,
     every: int = 1,
-) -> np.ndarray:
-    """The frames n with start ≤ n / fps < end, cropped and resized to `size`², as RGB uint8 `(T, H, W, 3)`.
+) -> Iterator[np.ndarray]:
+    """The frames n with start ≤ n / fps < end, cropped and resized to `size`², one by one as RGB uint8 `(H, W, 3)`.
 
     `every` keeps each n-th of them, beginning with the first.
 
@@ -80,7 +86,7 @@ def read_frames(
         graph = _graph(stream, file, crop, size)
         if first:  # land on a keyframe at or before the first frame, then decode forward
             container.seek(origin + int((first - 1) / rate / stream.time_base), stream=stream)
-        frames, seen = [], 0
+        seen = 0
         for frame in _decode(container, file, stream):
             clock = frame.dts if frame.pts is None else frame.pts
             number = round((clock - origin) * stream.time_base * rate)
@@ -89,14 +95,13 @@ def read_frames(
             if number >= first:
                 if seen % every == 0:
                     graph.push(frame)
-                    frames.append(graph.pull().to_ndarray(format="rgb24"))
+                    yield graph.pull().to_ndarray(format="rgb24")
                 seen += 1
         promised = stream.frames if math.isinf(end) else last  # 0 where the file does not say
     # a turn may end a frame or two after the last picture; more than that is a truncated file
-    if not frames or first + seen < promised - 3:
+    if not seen or first + seen < promised - 3:
         wanted = f"{promised - first} frames" if promised else "frames"
         raise MediaError(f"{file.name}: {seen} of the {wanted} from {start} to {end} s (truncated?)")
-    return np.stack(frames)
 
 
 def seconds(file: Path) -> float:

@@ -44,32 +44,45 @@ def avel(
     labels: Tensor,
     temperature: float | Tensor,
     *,
-    normalise_targets: bool = False,
+    normalise_targets: bool | str = False,
+    rows: Tensor | None = None,
 ) -> Avel:
     """Audio-video emotion alignment of two projections `(N, D)` with labels `(N,)` (section 3; rows 2 and 3).
 
     Cosine similarities are *divided* by `temperature`, a float or a 0-d tensor, which may be learnable. The
     target of a pair is 1 where the emotions are equal; `normalise_targets` divides it by the row's number of
-    positives, which weakens the loss about 16-fold at 64 samples of four classes.
-    Raises ValueError for shapes that do not fit and for a float temperature that is not positive.
+    positives, which weakens the loss about 16-fold at 64 samples of four classes. "matched" multiplies it again
+    by the batch's mean number of positives (batch / classes in a balanced one): the targets' sum is then the
+    undivided one's, and only the rows' shares in it differ, every row weighing the same.
+    With `rows` (indices) the loss is that of these rows alone, and the other clips' projections carry no gradient,
+    as after a gather between processes (ledger row 5).
+    Raises ValueError for shapes that do not fit, for a float temperature that is not positive, and for another
+    word than "matched".
     """
     if audio.ndim != 2 or audio.shape != video.shape or labels.shape != audio.shape[:1]:
         raise ValueError(
             "avel needs audio and video (N, D) and labels (N,), "
             f"not {tuple(audio.shape)}, {tuple(video.shape)} and {tuple(labels.shape)}"
         )
+    if normalise_targets not in (False, True, "matched"):
+        raise ValueError(f'normalise_targets is a bool or "matched", not {normalise_targets!r}')
     # A learnable temperature is not checked: the released code leaves it unclamped, and looking would stall
     # the GPU in every step.
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature divides the similarities and must be positive, not {temperature}")
+    if rows is not None:
+        own = torch.zeros_like(labels, dtype=torch.bool).index_fill(0, rows, True)[:, None]
+        audio, video = (torch.where(own, x, x.detach()) for x in (audio, video))
     with torch.autocast(audio.device.type, enabled=False):
         cosine = F.normalize(_wide(audio), dim=1) @ F.normalize(_wide(video), dim=1).T
         similarity = cosine / temperature
     target = (labels[:, None] == labels).to(similarity.dtype)  # (N, N), symmetric: it serves both directions
     if normalise_targets:
-        target = target / target.sum(1, keepdim=True)  # the own pair counts, so never 0
-    a2v = F.cross_entropy(similarity, target)
-    v2a = F.cross_entropy(similarity.T, target)
+        positives = target.sum(1, keepdim=True)  # the own pair counts, so never 0
+        target = target * (positives.mean() if normalise_targets == "matched" else 1) / positives
+    meant = slice(None) if rows is None else rows
+    a2v = F.cross_entropy(similarity[meant], target[meant])
+    v2a = F.cross_entropy(similarity.T[meant], target[meant])
     return Avel((a2v + v2a) / 2, a2v, v2a, similarity)
 
 

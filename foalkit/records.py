@@ -35,25 +35,32 @@ def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int
     return params.folder / "runs" / protocol / variant / f"fold{fold}-seed{seed}"
 
 
-def write_run(folder: Path, record: dict, predictions: pd.DataFrame, weights: dict) -> Path:
+def write_run(
+    folder: Path, record: dict, predictions: pd.DataFrame, weights: dict, absent: pd.DataFrame | None = None
+) -> Path:
     """Write predictions.parquet, weights.safetensors and, last, record.json; returns the record's path.
 
-    `predictions` holds one row per utterance, split and epoch with its logits; a run without a whole record
-    does not exist for anything that reads runs.
+    `predictions` holds one row per utterance, split and epoch with its logits, `absent` (absent.parquet, fused
+    variants) one per test utterance and hidden stream; a run without a whole record does not exist for anything
+    that reads runs.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "record.json"
     file.unlink(missing_ok=True)  # the old run ends where the new one begins
+    (folder / "absent.parquet").unlink(missing_ok=True)
     write_parquet(folder / "predictions.parquet", predictions)
+    if absent is not None and len(absent):
+        write_parquet(folder / "absent.parquet", absent)
     save_file(weights, folder / "weights.tmp")
     os.replace(folder / "weights.tmp", folder / "weights.safetensors")
-    record = record | {
-        "predictions_digest": file_digest(folder / "predictions.parquet"),
-        "weights_digest": file_digest(folder / "weights.safetensors"),
+    digests = {
+        f"{part.stem}_digest": file_digest(part)
+        for name in ("predictions.parquet", "absent.parquet", "weights.safetensors")
+        if (part := folder / name).exists()
     }
-    write_json(file, {"schema": SCHEMA, **record})
+    write_json(file, {"schema": SCHEMA, **record, **digests})
     return file
 
 
@@ -78,14 +85,17 @@ def read_record(file: Path) -> dict:
     return record
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
+def read_predictions(folder: Path, part: str = "predictions") -> pd.DataFrame:
     """A run's predictions: utterance, speaker, split, epoch, true (class number) and one logit column per class.
 
-    Raises UserError when the file is not the one the record was written with.
+    `part="absent"` gives absent.parquet (condition instead of split and epoch). Raises UserError when the file is
+    not the one the record was written with.
     """
-    record, file = read_record(folder / "record.json"), folder / "predictions.parquet"
-    if file_digest(file) != record["predictions_digest"]:
-        raise UserError(f"{_short(file)}: not the predictions of its record (digest differs); rerun it")
+    record, file = read_record(folder / "record.json"), folder / f"{part}.parquet"
+    if not file.exists() or file_digest(file) != record.get(f"{part}_digest"):
+        raise UserError(
+            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
+        )
     return pd.read_parquet(file)
 
 

@@ -13,15 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foalkit import UserError, losses, records, scoring
+from foalkit.data import leaks
 from foalkit.data.encoders import device as pick_device
+from foalkit.data.encoders import load_wavlm
 from foalkit.data.features import Data, FeatureStore, open_data
 from foalkit.data.folds import Split, check_coverage, split
 from foalkit.models import FoalNet, Unimodal
-from foalkit.models.inputs import Standardise, build_input
+from foalkit.models.inputs import Standardise, WavLMInput, build_input
 from foalkit.params import Params
+from foalkit.processes import Processes, launch
 from foalkit.progress import progress
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # stream → features (B, T, D), mask (B, T)
+Entered = list[tuple[Tensor, Tensor]]  # the same after the input layers, in the variant's order
 
 
 class Net(nn.Module):
@@ -31,7 +35,7 @@ class Net(nn.Module):
         super().__init__()
         self.inputs, self.scales, self.core = nn.ModuleDict(inputs), nn.ModuleDict(scales), core
 
-    def enter(self, streams: Streams) -> list[tuple[Tensor, Tensor]]:
+    def enter(self, streams: Streams) -> Entered:
         """Each stream through its standardisation and input layer, in the variant's order."""
         return [
             layer(self.scales[s](streams[s][0]) if s in self.scales else streams[s][0], streams[s][1])
@@ -51,6 +55,9 @@ class Result:
     history: pd.DataFrame  # epoch, loss terms, temperature, wa/ua per split
     predictions: pd.DataFrame  # utterance, speaker, split, epoch, true, logit_<class>
     scores: dict[str, dict]  # selection → wa, ua, epoch on the test fold
+    absent: (
+        pd.DataFrame
+    )  # utterance, speaker, condition, true, logit_<class>: the test side, one stream hidden
     weights: dict[str, Tensor]
     selection: str
     parameters: int
@@ -70,6 +77,9 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
                 *(torch.tensor(v, dtype=torch.float32) for v in (mean, std + 1e-3 * std.mean()))
             )
         spec = params.model.inputs.get(s)
+        if spec and spec.kind == "wavlm":
+            inputs[s] = _fine_tuned(params, s)
+            continue
         options = (
             {k: getattr(spec, k) for k in ("layers", "stride", "kernel", "dropout")}
             if (spec and spec.kind == "conv")
@@ -94,38 +104,76 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
                 projection_dropout=sizes.projection_dropout,
                 temperature=params.loss.temperature,
                 learn_temperature=params.loss.learn_temperature,
+                temperature_range=params.loss.temperature_range,
             )
     except ValueError as error:
         raise UserError(f"params {params.name}, variant {variant}: {error}") from None
     return Net(inputs, scales, core)
 
 
-def loss_terms(
-    net: Net, streams: Streams, labels: Tensor, params: Params, generator: torch.Generator | None = None
-):
-    """The loss terms of one batch by name (`ce`, and `avel`, `mem` where weighted), and the logits `(B, C)`.
+def _fine_tuned(params: Params, stream: str) -> WavLMInput:
+    spec, where = params.model.inputs[stream], f"model.inputs.{stream}"
+    if params.features[stream].encoder != "waveform":
+        raise UserError(
+            f"{where}: a fine-tuned WavLM reads samples: set features.{stream} to {{encoder: waveform}}"
+        )
+    model, _ = load_wavlm(spec.model, spec.revision, spec.width, params.folder / "weights", where)
+    return WavLMInput(model, normalise=spec.normalise, checkpointing=spec.checkpointing)
 
-    `params` are the variant's. MEM's negatives are chosen by AVEL's similarity, without gradient (section 4).
+
+def loss_terms(
+    core: nn.Module,
+    entered: Entered,
+    labels: Tensor,
+    params: Params,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """The loss terms of one batch by name: `ce`, `avel` and `mem` where weighted, and their weighted `total`.
+
+    `params` are the variant's, `entered` the streams that `core` reads. MEM's negatives are chosen by AVEL's
+    similarity, without gradient (section 4). With `training.local_batch` the terms are the mean over such shares
+    of the batch: cross-entropy and MEM see a share alone, AVEL compares it with the whole batch, whose other
+    clips carry no gradient (ledger row 5: what the released code's processes do).
     """
-    weights, core = params.loss, net.core
+    everyone, local = torch.arange(len(labels), device=labels.device), params.training.local_batch
+    shares = everyone.split(local or len(labels))
+    projected = None
+    if isinstance(core, FoalNet) and (params.loss.avel or params.loss.mem):
+        (audio, audio_mask), (video, video_mask) = entered
+        projected = core.project(audio, video, audio_mask, video_mask)
+    parts = [
+        _share_terms(core, entered, labels, params, projected, None if len(shares) == 1 else rows, generator)
+        for rows in shares
+    ]
+    terms = parts[0]
+    if len(parts) > 1:
+        share = [len(rows) / len(labels) for rows in shares]
+        terms = {n: sum(w * part[n] for w, part in zip(share, parts, strict=True)) for n in terms}
+    total = terms["ce"] + sum(getattr(params.loss, n) * terms[n] for n in terms if n != "ce")
+    return {**terms, "total": total}
+
+
+def _share_terms(core, entered, labels, params, projected, rows, generator) -> dict[str, Tensor]:
+    """The unweighted terms of the batch's clips `rows`, or of all of them."""
+    weights, every_label = params.loss, labels
+    if rows is not None:
+        entered, labels = [(x[rows], mask[rows]) for x, mask in entered], labels[rows]
     if not isinstance(core, FoalNet):
-        logits = net(streams)
-        return {"ce": F.cross_entropy(logits, labels)}, logits
-    (audio, audio_mask), (video, video_mask) = net.enter(streams)
+        ((x, mask),) = entered
+        return {"ce": F.cross_entropy(core(x, mask), labels)}
+    (audio, audio_mask), (video, video_mask) = entered
     pair = (audio, video, audio_mask, video_mask)
     fused = core.fuse(*pair)
-    logits = core.classify(fused)
-    terms = {"ce": F.cross_entropy(logits, labels)}
-    if weights.avel or weights.mem:
+    terms = {"ce": F.cross_entropy(core.classify(fused), labels)}
+    if projected is not None:
         align = losses.avel(
-            *core.project(*pair), labels, core.temperature, normalise_targets=weights.normalise_targets
+            *projected, every_label, core.temperature, normalise_targets=weights.normalise_targets, rows=rows
         )
         if weights.avel:
             terms["avel"] = align.loss
     if weights.mem:
-        chosen = losses.hard_negatives(
-            align.similarity, labels, how=weights.hard_negatives, generator=generator
-        )
+        similarity = align.similarity if rows is None else align.similarity[rows][:, rows]
+        chosen = losses.hard_negatives(similarity, labels, how=weights.hard_negatives, generator=generator)
         positive = core.fuse(*pair) if params.training.positive_pass == "separate" else fused
         a2v = core.attend_a2v(audio, video[chosen.video], audio_mask, video_mask[chosen.video])
         v2a = core.attend_v2a(audio[chosen.audio], video, audio_mask[chosen.audio], video_mask)
@@ -136,7 +184,68 @@ def loss_terms(
             core.match_v2a(v2a),
             chosen.valid,
         ).loss
-    return terms, logits
+    return terms
+
+
+def add_gradients(
+    net: Net, streams: Streams, labels: Tensor, params: Params, processes: Processes | None = None
+) -> dict[str, Tensor]:
+    """Add the gradients of one batch's loss to the parameters'; returns `loss_terms`.
+
+    With `training.micro_batch` that many clips at a time pass the input layers, and several processes share them
+    out; AVEL's similarities and MEM's negatives are still those of the whole batch. The batch is entered once
+    without gradients, the loss differentiated with respect to what entered, and each part entered again, with
+    the same random draws, to carry its rows of that gradient on (cached gradients: Gao et al., 2021).
+    """
+    precision = torch.autocast(
+        labels.device.type, torch.bfloat16, enabled=params.training.precision == "bf16"
+    )
+    at_once = params.training.micro_batch or len(labels)
+    if processes is None and at_once >= len(labels):
+        with precision:
+            terms = loss_terms(net.core, net.enter(streams), labels, params)
+        terms["total"].backward()
+        return terms
+
+    mine = torch.arange(len(labels)) if processes is None else processes.rows(len(labels))
+    parts = [
+        (rows, {s: (x[rows % len(labels)], mask[rows % len(labels)]) for s, (x, mask) in streams.items()})
+        for rows in mine.split(at_once)
+    ]
+    draws, entered = [], []
+    with torch.no_grad(), precision:
+        for _, part in parts:
+            draws.append(_random_state())
+            entered.append(net.enter(part))
+    whole = [
+        tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True))
+        for stream in zip(*entered, strict=True)
+    ]
+    if processes is not None:
+        whole = [tuple(processes.gather(v, len(labels)) for v in stream) for stream in whole]
+    leaves = [(x.detach().requires_grad_(), mask) for x, mask in whole]
+    with precision:
+        terms = loss_terms(net.core, leaves, labels, params)
+    terms["total"].backward()
+    now = _random_state()
+    for (rows, part), drawn in zip(parts, draws, strict=True):
+        _set_random_state(drawn)
+        with precision:
+            again = [x for x, _ in net.enter(part)]
+        own = rows < len(
+            labels
+        )  # beyond the batch there are rows of another process's, entered to fill a share
+        learned = [
+            (x[own], leaf.grad[rows[own]])
+            for x, (leaf, _) in zip(again, leaves, strict=True)
+            if x.requires_grad
+        ]
+        if learned:
+            torch.autograd.backward(*zip(*learned, strict=True))
+    _set_random_state(now)
+    if processes is not None:
+        processes.share_gradients(net)
+    return terms
 
 
 def train(
@@ -146,21 +255,30 @@ def train(
     sides: Split,
     seed: int,
     protocol: str,
+    processes: Processes | None = None,
 ) -> Result:
     """Train one variant on one fold and score every epoch on validation and test.
 
     `params` are the file's; the variant's settings are applied here. The test fold's logits are only kept:
-    nothing is chosen by them under the honest protocol. Raises UserError when the loss stops being finite.
+    nothing is chosen by them under the honest protocol. With `training.processes` above 1 the work is done by
+    that many processes (`foalkit.processes`). Raises UserError when the loss stops being finite.
     """
     started, p = time.monotonic(), params.for_variant(variant)
     t, streams = p.training, p.variants[variant].streams
-    on, threads = pick_device(t.device), torch.get_num_threads()
+    if t.processes > 1 and processes is None:
+        return launch(params, variant, sides, seed, protocol)
+    on, threads = processes.device if processes else pick_device(t.device), torch.get_num_threads()
     torch.set_num_threads(t.threads)  # CPU sums depend on how many threads share them
     try:
         torch.manual_seed(seed)
+        np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
         rng = torch.Generator().manual_seed(seed)
         net = build_net(p, variant, data.stores, sides.train).to(on)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
+        if processes is not None:
+            torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
+            np.random.seed(seed + processes.rank)
+        learned = [w for w in net.parameters() if w.requires_grad]
+        optimiser = torch.optim.AdamW(learned, lr=t.lr, weight_decay=t.weight_decay, fused=True)
         steps = t.epochs * -(-len(sides.train) // t.batch)
         rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
         labels = torch.tensor(data.labels(sides.train))
@@ -175,18 +293,16 @@ def train(
             order = _epoch_order(labels, t.sampler, rng)
             for step, rows in enumerate(order.split(t.batch)):
                 batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
-                with torch.autocast(on, torch.bfloat16, enabled=t.precision == "bf16"):
-                    terms, _ = loss_terms(net, batch, labels[rows].to(on), p)
-                total = terms["ce"] + sum(getattr(p.loss, n) * terms[n] for n in terms if n != "ce")
-                if not torch.isfinite(total):
-                    raise UserError(
-                        f"{variant}: the loss is {total.item()} at epoch {epoch}, step {step + 1}: lower training.lr"
-                    )
                 optimiser.zero_grad(set_to_none=True)
-                total.backward()
+                terms = add_gradients(net, batch, labels[rows].to(on), p, processes)
+                total = terms["total"].item()
+                if not math.isfinite(total):
+                    raise UserError(
+                        f"{variant}: the loss is {total} at epoch {epoch}, step {step + 1}: lower training.lr"
+                    )
                 optimiser.step()
                 rate.step()
-                for name, value in {**terms, "total": total}.items():
+                for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
             row = {"epoch": epoch, **{n: v / len(order) for n, v in sums.items()}}
             if isinstance(net.core, FoalNet):
@@ -200,7 +316,7 @@ def train(
                         epoch,
                         true,
                         data.classes,
-                        predict(net, data.stores, streams, utterances, on, t.precision),
+                        predict(net, data.stores, streams, utterances, p, processes),
                     )
                     for side, (utterances, true) in held_out.items()
                 ]
@@ -216,12 +332,15 @@ def train(
             rank = (row[f"{selection}_ua"], -row[f"{selection}_loss"])  # as scoring.select_epochs ranks
             if best is None or rank > best:
                 best, weights = rank, {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
+        net.load_state_dict(weights)
+        absent = _absent(net, data, sides.test, speakers, p, streams, processes)
     finally:
         torch.set_num_threads(threads)
     predictions = pd.concat(kept, ignore_index=True)
     return Result(
         history=pd.DataFrame(history),
         predictions=predictions,
+        absent=absent,
         scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
         weights=weights,
         selection=selection,
@@ -231,15 +350,50 @@ def train(
     )
 
 
-def predict(net: Net, stores, streams, utterances, on="cpu", precision="fp32", batch=256) -> np.ndarray:
-    """Logits `(N, C)` float32 of utterances, without dropout."""
+def predict(
+    net: Net,
+    stores: dict[str, FeatureStore],
+    streams: list[str],
+    utterances: list[str],
+    params: Params,
+    processes: Processes | None = None,
+    without: str | None = None,
+) -> np.ndarray:
+    """Logits `(N, C)` float32 of utterances, without dropout; the stream `without` is hidden by its mask.
+
+    Raises UserError naming the first utterance that has no frame left.
+    """
     net.eval()
-    parts = []
-    with torch.inference_mode(), torch.autocast(on, torch.bfloat16, enabled=precision == "bf16"):
-        for first in range(0, len(utterances), batch):
-            part = _batch(stores, streams, utterances[first : first + batch], on)
-            parts.append(net(part).float().cpu().numpy())
-    return np.concatenate(parts)
+    t, on = params.training, next(net.parameters()).device
+    logits = torch.zeros(len(utterances), len(params.corpus.classes), device=on)
+    rows = torch.arange(len(utterances))
+    mine = rows[processes.rank :: processes.count] if processes else rows
+    with torch.inference_mode(), torch.autocast(on.type, torch.bfloat16, enabled=t.precision == "bf16"):
+        for some in mine.split(t.micro_batch or 256):
+            part = _batch(stores, streams, [utterances[i] for i in some], on)
+            if without is not None:
+                part[without] = (part[without][0], torch.zeros_like(part[without][1]))
+            heard = torch.stack([mask.any(1) for _, mask in part.values()]).any(0)
+            if not heard.all():
+                silent = utterances[some[int(heard.int().argmin())]]
+                raise UserError(
+                    f"utterance {silent}: every stream is masked, nothing is left to predict from"
+                )
+            logits[some] = net(part).float()
+    return (processes.reduce(logits) if processes else logits).cpu().numpy()
+
+
+def _absent(net, data: Data, utterances, speakers, params: Params, streams, processes) -> pd.DataFrame:
+    """The selected epoch's logits of a fused variant with each of its streams hidden in turn."""
+    true, parts = data.labels(utterances), []
+    for hidden in streams if len(streams) > 1 else []:
+        logits = predict(net, data.stores, streams, utterances, params, processes, without=hidden)
+        table = _kept(utterances, speakers, "test", 0, true, data.classes, logits).drop(
+            columns=["split", "epoch"]
+        )
+        table.insert(2, "condition", f"no {hidden}")
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"utterance": []})
 
 
 def save(
@@ -281,7 +435,7 @@ def save(
         "provenance": records.provenance(),
     }
     folder = records.run_folder(params, protocol, variant, fold, seed)
-    return records.write_run(folder, record, result.predictions, result.weights)
+    return records.write_run(folder, record, result.predictions, result.weights, result.absent)
 
 
 def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
@@ -289,16 +443,10 @@ def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data:
     data = data or open_data(params, params.variants[variant].streams)
     check_coverage(data.table, params)
     sides = split(data.table, params, fold, protocol)
-    return save(
-        params,
-        variant,
-        fold,
-        seed,
-        protocol,
-        data,
-        sides,
-        train(params, variant, data, sides, seed, protocol),
-    )
+    leaks.check(data, sides)
+    result = train(params, variant, data, sides, seed, protocol)
+    leaks.check_statistics(result.weights, data.stores, sides)
+    return save(params, variant, fold, seed, protocol, data, sides, result)
 
 
 def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]:
@@ -328,7 +476,21 @@ def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:
     return torch.multinomial(weight, len(labels), replacement=True, generator=rng)
 
 
-def _batch(stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], on: str) -> Streams:
+def _random_state() -> tuple:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), devices, np.random.get_state()
+
+
+def _set_random_state(state: tuple) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+    np.random.set_state(state[2])
+
+
+def _batch(
+    stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], on: str | torch.device
+) -> Streams:
     return {
         s: tuple(torch.from_numpy(v).to(on, non_blocking=True) for v in stores[s].batch(utterances))
         for s in streams

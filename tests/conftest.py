@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 
 from foalkit import ROOT, UserError, params
@@ -57,3 +60,80 @@ def ravdess_root():
         pytest.skip("the real RAVDESS recordings are not beside the project")
     os.environ["RAVDESS_ROOT"] = str(SHARED_RAVDESS)
     return SHARED_RAVDESS
+
+
+# ---- a task in memory that both streams show plainly ------------------------------------------------
+
+
+class Memory:
+    """A feature store in memory: `{utterance: (T, D)}`."""
+
+    def __init__(self, features: dict[str, np.ndarray]):
+        self.features, self.width = features, next(iter(features.values())).shape[1]
+
+    def __getitem__(self, utterance):
+        return self.features[utterance]
+
+    def batch(self, utterances):
+        longest = max(len(self.features[u]) for u in utterances)
+        x = np.zeros((len(utterances), longest, self.width), np.float32)
+        mask = np.zeros(x.shape[:2], bool)
+        for i, u in enumerate(utterances):
+            x[i, : len(self.features[u])], mask[i, : len(self.features[u])] = self.features[u], True
+        return x, mask
+
+
+@pytest.fixture(scope="session")
+def p(tiny):
+    """Small and quick: two learned linear inputs of width 8, three epochs."""
+    inputs = {s: {"kind": "linear", "width": 8} for s in ("audio", "video")}
+    changes = {
+        "model": {"layers": 1, "heads": 2, "projection_dim": 8, "inputs": inputs},
+        "training": tiny.training.model_dump()
+        | {"epochs": 3, "batch": 8, "lr": 0.01, "standardise": ["audio"]},
+    }
+    return type(tiny).model_validate(tiny.model_dump() | changes)
+
+
+@pytest.fixture(scope="session")
+def easy(p) -> features.Data:
+    """Five sessions, two speakers each, four classes that both streams show plainly."""
+    rng, rows = np.random.default_rng(0), []
+    for s in range(1, 6):
+        for g in "FM":
+            for k in range(8):
+                rows.append(
+                    (f"Ses0{s}{g}_{k}", f"Ses0{s}{g}", f"Ses0{s}", f"Ses0{s}_d", p.corpus.classes[k % 4])
+                )
+    table = pd.DataFrame(rows, columns=["utterance", "speaker", "session", "dialogue", "emotion"])
+    number = {c: i for i, c in enumerate(p.corpus.classes)}
+    stores = {}
+    for stream, width in (("audio", 6), ("video", 5)):
+        centres = rng.normal(0, 2, (4, width))
+        stores[stream] = Memory(
+            {
+                r.utterance: (
+                    centres[number[r.emotion]] + rng.normal(0, 1, (rng.integers(3, 9), width))
+                ).astype("f2")
+                for r in table.itertuples()
+            }
+        )
+    encoder = {"digest": "0", "encoder": {}}
+    info = {"manifest_digest": "0", "features": {"audio": encoder, "video": encoder}}
+    return features.Data(table, pd.DataFrame(), stores, info, p.corpus.classes)
+
+
+def with_training(p, **changes):
+    return p.model_copy(update={"training": p.training.model_copy(update=changes)})
+
+
+def quiet(p, **changes):
+    """Params without dropout, for comparing two ways to the same number."""
+    p = p.model_copy(update={"model": p.model.model_copy(update={"dropout": 0.0, "projection_dropout": 0.0})})
+    return with_training(p, **changes)
+
+
+def batch_of(data, rows):
+    utterances = data.table["utterance"].iloc[rows].tolist()
+    streams = {s: tuple(map(torch.from_numpy, data.stores[s].batch(utterances))) for s in ("audio", "video")}
+    return streams, torch.tensor(data.labels(utterances))

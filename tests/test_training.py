@@ -4,74 +4,15 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Memory, batch_of, quiet, with_training
 from safetensors.torch import load_file
 
 from foalkit import UserError, records, training
-from foalkit.data.features import Data
 from foalkit.data.folds import split
 from foalkit.models import FoalNet
-
-
-class Memory:
-    """A feature store in memory: `{utterance: (T, D)}`."""
-
-    def __init__(self, features: dict[str, np.ndarray]):
-        self.features, self.width = features, next(iter(features.values())).shape[1]
-
-    def __getitem__(self, utterance):
-        return self.features[utterance]
-
-    def batch(self, utterances):
-        longest = max(len(self.features[u]) for u in utterances)
-        x = np.zeros((len(utterances), longest, self.width), np.float32)
-        mask = np.zeros(x.shape[:2], bool)
-        for i, u in enumerate(utterances):
-            x[i, : len(self.features[u])], mask[i, : len(self.features[u])] = self.features[u], True
-        return x, mask
-
-
-@pytest.fixture(scope="module")
-def p(tiny):
-    """Small and quick: two learned linear inputs of width 8, three epochs."""
-    inputs = {s: {"kind": "linear", "width": 8} for s in ("audio", "video")}
-    changes = {
-        "model": {"layers": 1, "heads": 2, "projection_dim": 8, "inputs": inputs},
-        "training": tiny.training.model_dump()
-        | {"epochs": 3, "batch": 8, "lr": 0.01, "standardise": ["audio"]},
-    }
-    return type(tiny).model_validate(tiny.model_dump() | changes)
-
-
-@pytest.fixture(scope="module")
-def easy(p) -> Data:
-    """Five sessions, two speakers each, four classes that both streams show plainly."""
-    rng, rows = np.random.default_rng(0), []
-    for s in range(1, 6):
-        for g in "FM":
-            for k in range(8):
-                rows.append(
-                    (f"Ses0{s}{g}_{k}", f"Ses0{s}{g}", f"Ses0{s}", f"Ses0{s}_d", p.corpus.classes[k % 4])
-                )
-    table = pd.DataFrame(rows, columns=["utterance", "speaker", "session", "dialogue", "emotion"])
-    number = {c: i for i, c in enumerate(p.corpus.classes)}
-    stores = {}
-    for stream, width in (("audio", 6), ("video", 5)):
-        centres = rng.normal(0, 2, (4, width))
-        stores[stream] = Memory(
-            {
-                r.utterance: (
-                    centres[number[r.emotion]] + rng.normal(0, 1, (rng.integers(3, 9), width))
-                ).astype("f2")
-                for r in table.itertuples()
-            }
-        )
-    encoder = {"digest": "0", "encoder": {}}
-    info = {"manifest_digest": "0", "features": {"audio": encoder, "video": encoder}}
-    return Data(table, pd.DataFrame(), stores, info, p.corpus.classes)
 
 
 def train(p, data, variant="foal-net", seed=0, protocol="honest", fold=1, **kwargs):
@@ -85,10 +26,6 @@ def result(p, easy):
 
 def same_weights(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
-
-
-def with_training(p, **changes):
-    return p.model_copy(update={"training": p.training.model_copy(update=changes)})
 
 
 # ---- determinism and what is kept ------------------------------------------------------------------
@@ -135,7 +72,7 @@ def test_the_weights_on_disk_are_the_selected_epochs(p, easy, tmp_path, protocol
     sides = split(easy.table, p, 1, protocol)
     net = training.build_net(p.for_variant(variant), variant, easy.stores, sides.train)
     net.load_state_dict(load_file(file.parent / "weights.safetensors"))
-    logits = training.predict(net, easy.stores, p.variants[variant].streams, sides.test)
+    logits = training.predict(net, easy.stores, p.variants[variant].streams, sides.test, p)
     epoch = record["scores"][record["selection"]]["epoch"]
     test = kept[kept["split"] == "test"]
     distance = {
@@ -192,25 +129,13 @@ def test_standardisation_uses_training_utterances_only(p, easy):
 # ---- losses ----------------------------------------------------------------------------------------
 
 
-def batch_of(data, rows):
-    utterances = data.table["utterance"].iloc[rows].tolist()
-    streams = {s: tuple(map(torch.from_numpy, data.stores[s].batch(utterances))) for s in ("audio", "video")}
-    return streams, torch.tensor(data.labels(utterances))
-
-
-def quiet(p, **changes):
-    """Params without dropout, for comparing two ways to the same number."""
-    p = p.model_copy(update={"model": p.model.model_copy(update={"dropout": 0.0, "projection_dropout": 0.0})})
-    return with_training(p, **changes)
-
-
 def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
     net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
     streams, labels = batch_of(easy, range(0, 60, 7))
     streams = {s: (x.double(), mask) for s, (x, mask) in streams.items()}
-    terms, logits = training.loss_terms(net, streams, labels, p)
+    terms = training.loss_terms(net.core, net.enter(streams), labels, p)
     core: FoalNet = net.core
     # each sample and pair alone, without padding
     entered = []
@@ -224,7 +149,7 @@ def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
 
     n = range(len(labels))
     by_hand = torch.cat([core(*pair(i, i)) for i in n])
-    torch.testing.assert_close(logits, by_hand)
+    torch.testing.assert_close(net(streams), by_hand)
     torch.testing.assert_close(terms["ce"], F.cross_entropy(by_hand, labels))
     audio, video = (torch.cat([core.project(*pair(i, i))[k] for i in n]) for k in (0, 1))
     cosine = torch.stack([torch.stack([F.cosine_similarity(a, v, dim=0) for v in video]) for a in audio])
@@ -246,6 +171,49 @@ def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
             total = total - match(attend(*negative)).log_softmax(1)[0, 0]
         mem = mem + total / (2 * len(labels)) / 2
     torch.testing.assert_close(terms["mem"], mem)
+    torch.testing.assert_close(terms["total"], terms["ce"] + p.loss.avel * avel + p.loss.mem * mem)
+
+
+def test_shares_of_a_batch_lose_the_gradient_through_each_other(p, easy):
+    """Ledger row 5, by hand: each share's losses alone, AVEL against a frozen copy of the others' projections."""
+    p = quiet(p).for_variant("foal-net")
+    torch.manual_seed(0)
+    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
+    streams, labels = batch_of(easy, range(0, 60, 6))
+    streams = {s: (x.double(), mask) for s, (x, mask) in streams.items()}
+    core, entered = net.core, net.enter(streams)
+
+    def arrange(pair):
+        return pair[0][0], pair[1][0], pair[0][1], pair[1][1]
+
+    total = 0.0
+    for rows in (range(0, 4), range(4, 8), range(8, 10)):
+        share = [(x[list(rows)], mask[list(rows)]) for x, mask in entered]
+        alone = training.loss_terms(core, share, labels[list(rows)], p)  # its own MEM and cross-entropy
+        own = core.project(*arrange(share))
+        with torch.no_grad():
+            everyone = core.project(*arrange(entered))
+        avel = 0.0
+        for mine, theirs, my_other in ((0, 1, 1), (1, 0, 0)):
+            for k, i in enumerate(rows):
+                others = torch.stack(
+                    [own[my_other][j - rows.start] if j in rows else everyone[theirs][j] for j in range(10)]
+                )
+                logits = F.cosine_similarity(own[mine][k][None], others) / core.temperature
+                avel -= logits.log_softmax(0)[labels == labels[i]].sum() / (2 * len(rows))
+        total = total + (alone["ce"] + p.loss.mem * alone["mem"] + p.loss.avel * avel) * len(rows) / 10
+    total.backward()
+    expected = {n: w.grad.clone() for n, w in net.named_parameters()}
+    net.zero_grad()
+    shared = training.add_gradients(net, streams, labels, with_training(p, local_batch=4))
+    torch.testing.assert_close(shared["total"], total)
+    for n, w in net.named_parameters():
+        torch.testing.assert_close(w.grad, expected[n])
+    net.zero_grad()
+    whole = training.add_gradients(net, streams, labels, p)
+    torch.testing.assert_close(whole["avel"], shared["avel"])  # the same value, another gradient
+    weight = net.core.audio_projection.enter.weight.grad
+    assert not torch.allclose(weight, expected["core.audio_projection.enter.weight"], rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -333,6 +301,46 @@ def test_predicting_does_not_depend_on_the_batch(p, easy):
     net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist())
     everyone = easy.table["utterance"].tolist()
     alone, together = (
-        training.predict(net, easy.stores, ["audio", "video"], everyone, batch=b) for b in (1, 64)
+        training.predict(net, easy.stores, ["audio", "video"], everyone, with_training(p, micro_batch=b))
+        for b in (1, 64)
     )
     np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+# ---- one modality hidden ---------------------------------------------------------------------------
+
+
+def test_the_test_side_is_kept_with_each_stream_hidden(p, easy, result):
+    sides = split(easy.table, p, 1, "honest")
+    assert set(result.absent["condition"]) == {"no audio", "no video"}
+    net = training.build_net(p, "foal-net", easy.stores, sides.train)
+    net.load_state_dict(result.weights)
+    net.eval()
+    for hidden in ("audio", "video"):
+        kept = result.absent.query(f"condition == 'no {hidden}'")
+        assert kept["utterance"].tolist() == sides.test
+        assert kept["true"].tolist() == easy.labels(sides.test).tolist()
+        for row in kept.to_dict("records")[::5]:
+            streams = {
+                s: tuple(map(torch.from_numpy, easy.stores[s].batch([row["utterance"]])))
+                for s in ("audio", "video")
+            }
+            # what is hidden cannot matter: another clip stands in its place
+            streams[hidden] = (torch.full_like(streams[hidden][0], 7.0), torch.zeros_like(streams[hidden][1]))
+            with torch.inference_mode():
+                logits = net(streams)[0]
+            np.testing.assert_allclose([row[f"logit_{c}"] for c in easy.classes], logits, atol=1e-5)
+    assert "absent" in vars(train(p, easy, "audio")) and train(p, easy, "audio").absent.empty
+
+
+def test_an_utterance_without_any_stream_is_named(p, easy):
+    class Hidden(Memory):
+        def batch(self, utterances):
+            x, mask = super().batch(utterances)
+            mask[[i for i, u in enumerate(utterances) if u == "Ses02M_3"]] = False
+            return x, mask
+
+    stores = {s: Hidden(store.features) for s, store in easy.stores.items()}
+    net = training.build_net(p, "foal-net", stores, easy.table["utterance"].tolist())
+    with pytest.raises(UserError, match=r"Ses02M_3.*masked"):
+        training.predict(net, stores, ["audio", "video"], easy.table["utterance"].tolist(), p)

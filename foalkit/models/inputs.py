@@ -5,6 +5,8 @@ has `.width`. They are not in the paper and start as PyTorch starts its layers: 
 for widths near 1 000, would shrink a stream of 7 columns 20-fold.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -81,6 +83,37 @@ class ConvInput(nn.Module):
             # Biases fill the padding again; the next convolution would carry it into the last real frames.
             x = self.dropout(F.gelu(x)).masked_fill(~mask[..., None], 0)
         return x, mask
+
+
+class WavLMInput(nn.Module):
+    """A WavLM trained with the rest, its CNN front end frozen: samples `(B, S, 1)` to `(B, T, width)` (section 1).
+
+    `model` is a loaded transformers WavLMModel; S samples give T = (S - 400) // 320 + 1 frames of 20 ms.
+    `normalise` brings each clip's real samples to zero mean and unit deviation (the released code does not).
+    """
+
+    def __init__(self, model: nn.Module, *, normalise: bool = False, checkpointing: bool = False):
+        super().__init__()
+        self.model, self.normalise, self.width = model, normalise, model.config.hidden_size
+        model.freeze_feature_encoder()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        present = mask.any(1, keepdim=True)
+        # shorter than the front end's receptive field of 400 samples would give no frame at all
+        short = max(0, 400 - x.shape[1])
+        samples, mask = F.pad(x.squeeze(2), (0, short)), F.pad(mask, (0, short))
+        mask = mask | (torch.arange(mask.shape[1], device=mask.device) < 400)
+        if self.normalise:  # as transformers' Wav2Vec2FeatureExtractor does
+            count = mask.sum(1, keepdim=True)
+            samples = (samples - (samples * mask).sum(1, keepdim=True) / count) * mask
+            samples = samples / (samples.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
+        with warnings.catch_warnings():  # torch's word on the masks that transformers hands to its attention
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+            states = self.model(samples, attention_mask=mask.long()).last_hidden_state
+        frames = self.model._get_feat_extract_output_lengths(mask.sum(1))
+        return states, (torch.arange(states.shape[1], device=mask.device) < frames[:, None]) & present
 
 
 def _halved(mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foalkit import UserError, records, scoring
-from foalkit.params import Params
+from foalkit.params import Params, read_ledger
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,14 @@ def write_five_fold(params: Params, result: VariantResult) -> Path:
 
 
 def ablation_rows(params: Params, results: list[VariantResult]) -> pd.DataFrame:
-    """One row per variant and protocol in the params' order, with the paper's printed UA and WA (fractions)."""
+    """One row per variant and protocol in the params' order, with the paper's printed UA and WA (fractions).
+
+    The ledger's variants have no printed numbers: they stand in `ledger_table`.
+    """
     rows = []
     for result in results:
+        if params.variants[result.row["variant"]].ledger:
+            continue
         printed = params.variants[result.row["variant"]].published
         method, percent = next(reversed(printed.items()), ("", (None, None)))
         ua, wa = (v and round(v / 100, 4) for v in percent)
@@ -126,7 +131,7 @@ def printed_table(rows: pd.DataFrame) -> pd.DataFrame:
             "mean of folds, UA / WA": f"{percent(r['ua_folds'])} / {percent(r['wa_folds'])}",
             "price of peeking": percent(r["peeking"], "+.2f"),
             "seeds": r["seeds"],
-            "paper, UA / WA": f"{r['method']} {percent(r['ua_printed'])} / {percent(r['wa_printed'])}",
+            "paper, UA / WA": f"{r['method']} {percent(r['ua_printed'])}\u00a0/\u00a0{percent(r['wa_printed'])}",
         }
         for r in rows.to_dict("records")
     )
@@ -150,21 +155,97 @@ def paired_differences(
     by_name = {(r.row["protocol"], r.row["variant"]): r for r in results}
     rows = []
     for (protocol, variant), result in by_name.items():
-        other = by_name.get((protocol, against))
-        if other is None or variant == against or result.row["modality"] != other.row["modality"]:
+        other, v = by_name.get((protocol, against)), params.variants[variant]
+        if other is None or variant == against or v.modality != other.row["modality"] or v.ledger:
             continue
-        both = result.pooled.merge(other.pooled, on=["utterance", "seed"], suffixes=("", "_other"))
-        true, a, b = both["true"].to_numpy(), both["predicted"].to_numpy(), both["predicted_other"].to_numpy()
-        low, high = scoring.paired_interval(true, a, b, both["speaker"])
-        rows.append(
-            {
-                "variant": params.variants[variant].label,
-                "protocol": protocol,
-                "UA difference (points)": f"{100 * (scoring.ua(true, a) - scoring.ua(true, b)):+.2f}",
-                "95 % interval": f"[{100 * low:+.1f}, {100 * high:+.1f}]",
-            }
-        )
+        rows.append({"variant": v.label, "protocol": protocol, **_difference(result, other)})
     return pd.DataFrame(rows)
+
+
+def ledger_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
+    """The ledger, a line per row and variant: what paper and code say, our default, and its effect where measured.
+
+    The effect is UA of the row's variant minus foal-net's on the same utterances, in points, with the 95 % interval
+    that resamples speakers.
+    """
+    by_name = {(r.row["protocol"], r.row["variant"]): r for r in results}
+    lines = []
+    for number, row in read_ledger().items():
+        said = {
+            "#": number,
+            "topic": row.topic,
+            "paper": row.paper,
+            "released code": row.code,
+            "ours": row.ours,
+        }
+        for name in row.variants or [None]:
+            effects = [
+                {"protocol": p, **_difference(result, by_name[p, "foal-net"])}
+                for (p, variant), result in by_name.items()
+                if variant == name
+            ] or [{"UA difference (points)": "not measured here" if name else row.see}]
+            label = params.variants[name].label if name else ""
+            for effect in effects:
+                lines.append({**said, "variant": label, **effect})
+                said, label = dict.fromkeys(said, ""), ""
+    columns = [*said, "variant", "protocol", "UA difference (points)", "95 % interval"]
+    return pd.DataFrame([{c: line.get(c, "") for c in columns} for line in lines])
+
+
+def _difference(result: VariantResult, other: VariantResult) -> dict[str, str]:
+    both = result.pooled.merge(other.pooled, on=["utterance", "seed"], suffixes=("", "_other"))
+    true, a, b = both["true"].to_numpy(), both["predicted"].to_numpy(), both["predicted_other"].to_numpy()
+    low, high = scoring.paired_interval(true, a, b, both["speaker"])
+    return {
+        "UA difference (points)": f"{100 * (scoring.ua(true, a) - scoring.ua(true, b)):+.2f}",
+        "95 % interval": f"[{100 * low:+.1f}, {100 * high:+.1f}]",
+    }
+
+
+def read_absent(result: VariantResult) -> pd.DataFrame | None:
+    """The test side's answers with one modality hidden, all runs: utterance, speaker, condition, true, predicted.
+
+    `condition` is "no audio" or "no video". None where a run has no absent.parquet (one modality, or an older run).
+    """
+    if not all("absent_digest" in r for r in result.runs):
+        return None
+    parts = [records.read_predictions(r["folder"], "absent") for r in result.runs]
+    table = pd.concat(parts, ignore_index=True)
+    predicted = table.filter(like="logit_").to_numpy().argmax(1)
+    return table[["utterance", "speaker", "condition", "true"]].assign(predicted=predicted)
+
+
+def absent_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
+    """UA in percent of the honest rows when all is there, and when the picture or the sound is missing in the test.
+
+    Fused variants answer with what is left, without having been trained for it; beside them stand the rows that
+    were trained on that modality alone. Empty where no run has tried it.
+    """
+
+    def shown(answers: pd.DataFrame) -> str:
+        columns = (answers[c].to_numpy() for c in ("true", "predicted", "speaker"))
+        true, predicted, speakers = columns
+        low, high = scoring.interval(true, predicted, speakers)
+        return f"{100 * scoring.ua(true, predicted):.2f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+    rows, fused = [], False
+    for result in (r for r in results if r.row["protocol"] == "honest"):
+        v = params.variants[result.row["variant"]]
+        if v.ledger:
+            continue
+        absent = read_absent(result)
+        row = {"variant": v.label, "both": "–", "sound only": "–", "picture only": "–"}
+        if absent is not None:
+            fused = True
+            row["both"] = shown(result.pooled)
+            for column, condition in (("sound only", "no video"), ("picture only", "no audio")):
+                row[column] = shown(absent[absent["condition"] == condition])
+        elif len(v.streams) == 1:
+            row["sound only" if v.streams == ["audio"] else "picture only"] = shown(result.pooled)
+        else:
+            continue
+        rows.append(row)
+    return pd.DataFrame(rows if fused else [])
 
 
 def write_report(params: Params, results: list[VariantResult]) -> Path:
@@ -174,6 +255,8 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
     info = json.loads((params.folder / "preprocess.json").read_text())
     rows = ablation_rows(params, results)
     write_tables(params, rows)
+    ledger = ledger_table(params, results)
+    ledger.to_csv(params.folder / "tables" / "ledger.csv", index=False)
     honest = rows[rows["protocol"] == "honest"]
     folder = params.folder / "figures"
     folder.mkdir(exist_ok=True)
@@ -225,11 +308,15 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
         headline=_headline(params, rows, info),
         table=_html(printed_table(rows), rows),
         differences=_html(paired_differences(params, results)),
+        absent=_html(absent_table(params, results)),
+        ledger=_html(ledger),
+        ledger_questions=[v for v in params.variants.values() if v.ledger],
+        ledger_measured=any(params.variants[r.row["variant"]].ledger for r in results),
         counts=pd.DataFrame([info["counts"]]).to_html(index=False, border=0),
         runs=[_run_line(params, r) for res in results for r in res.runs],
         provenance=run["provenance"],
         encoders={s: f["encoder"] for s, f in info["features"].items()},
-        minutes=rows["seconds"].sum() / 60,
+        minutes=sum(r.row["seconds"] for r in results) / 60,
     )
     target = params.folder / "report.html"
     partial = target.with_name(".report.html.partial")
@@ -338,7 +425,7 @@ def _html(table: pd.DataFrame, rows: pd.DataFrame | None = None) -> str:
             f'<a href="five_fold/{p}-{v}.json" title="the folds behind this number">{ua}</a>'
             for p, v, ua in zip(rows["protocol"], rows["variant"], shown["UA"], strict=True)
         ]
-    return shown.to_html(index=False, border=0, escape=False, na_rep="–")
+    return shown.to_html(index=False, border=0, escape=rows is None, na_rep="–")
 
 
 def _template():

@@ -66,13 +66,16 @@ def norm(weights, name, x):
 
 
 def naive_stack(weights, name, query, context, heads=HEADS, layers=2):
-    """Section 5 for one clip: `query` and `context` are lists of frames."""
+    """Section 5 for one clip: `query` and `context` are lists of frames, empty where the stream is absent."""
     for layer in range(layers):
         prefix = f"{name}.layers.{layer}"
         keys = [linear(weights, f"{prefix}.key", frame) for frame in context]
         values = [linear(weights, f"{prefix}.value", frame) for frame in context]
         result = []
         for frame in query:
+            if not context:
+                result.append(norm(weights, f"{prefix}.norm", frame))
+                continue
             asked = linear(weights, f"{prefix}.query", frame)
             width = len(asked) // heads
             answer = []
@@ -83,10 +86,12 @@ def naive_stack(weights, name, query, context, heads=HEADS, layers=2):
                 answer.extend(sum(math.exp(s) / total * v[part] for s, v in zip(scores, values, strict=True)))
             result.append(norm(weights, f"{prefix}.norm", frame + linear(weights, f"{prefix}.out", answer)))
         query = result
-    return sum(query) / len(query)
+    return sum(query) / len(query) if query else np.zeros(len(weights[f"{name}.layers.0.norm.bias"]))
 
 
 def naive_projection(weights, name, frames):
+    if not frames:
+        return np.zeros(len(weights[f"{name}.norm.bias"]))
     h = linear(weights, f"{name}.enter", sum(frames) / len(frames))
     gelu = np.array([x * (1 + math.erf(x / math.sqrt(2))) / 2 for x in h])
     return norm(weights, f"{name}.norm", h + linear(weights, f"{name}.block", gelu))
@@ -151,11 +156,15 @@ def test_dropout_stands_where_the_paper_has_it(paper):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "lengths", [((5, 7), (9, 2), (1, 4)), ((5, 7), (0, 4), (6, 0), (1, 3)), ((0, 2), (0, 5))]
+)
 @torch.no_grad()
-def test_a_padded_batch_is_the_naive_implementation(layers):
+def test_a_padded_batch_is_the_naive_implementation(lengths, layers):
+    """Also where a clip's audio or video is absent, and where the whole batch's audio is."""
     model = tiny(layers=layers)
     weights = arrays(model)
-    ragged, padded = clips()
+    ragged, padded = clips(lengths)
     fused, logits = model.fuse(*padded), model(*padded)
     z_audio, z_video = model.project(*padded)
     for row, clip in enumerate(ragged):
@@ -188,6 +197,94 @@ def test_padding_and_its_content_change_nothing():
     holed = audio_mask & keep
     want = model(audio[:, keep], video, audio_mask[:, keep], video_mask)
     torch.testing.assert_close(model(audio, video, holed, video_mask), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@torch.no_grad()
+def test_an_absent_stream_leaves_the_other_clips_bit_for_bit(dtype):
+    model = tiny().to(dtype)
+    _, (audio, video, audio_mask, video_mask) = clips(((5, 7), (9, 2), (1, 4), (6, 6)))
+    audio, video = audio.to(dtype), video.to(dtype)
+    deaf, blind = audio_mask.clone(), video_mask.clone()
+    deaf[1], blind[3] = False, False
+
+    def results(*masks):
+        return [
+            model(audio, video, *masks),
+            *model.fuse(audio, video, *masks),
+            *model.project(audio, video, *masks),
+        ]
+
+    for before, after in zip(results(audio_mask, video_mask), results(deaf, blind), strict=True):
+        assert torch.equal(before[[0, 2]], after[[0, 2]])
+        assert not torch.equal(before, after)
+
+
+def test_no_softmax_is_over_no_frame(monkeypatch):
+    """torch answers a row without frames with zeros or with NaN, by version and device; the textbook's is NaN."""
+
+    def textbook(q, k, v, attn_mask):
+        scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).exp() * attn_mask
+        return scores / scores.sum(3, keepdim=True) @ v
+
+    model, (_, batch) = tiny(), clips(((5, 7), (0, 4), (6, 0)))
+    batch[0][~batch[2]], batch[1][~batch[3]] = 1.0, 1.0  # exp of the usual 50 would overflow
+
+    def gradients():
+        return torch.autograd.grad(model(*batch).square().sum(), list(model.a2v.parameters()))
+
+    want = gradients()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", textbook)
+    torch.testing.assert_close(
+        gradients(), want
+    )  # a NaN that is left out of the value is still in the gradient
+
+
+def test_an_absent_streams_padding_is_not_read_and_a_stream_of_no_frames_is_absent():
+    model = tiny()
+    _, (audio, video, audio_mask, _) = clips()
+    absent = torch.zeros(3, video.shape[1], dtype=torch.bool)
+    want = model(audio, video, audio_mask, absent)
+    assert torch.equal(model(audio, video * 1e6, audio_mask, absent), want)
+    assert torch.equal(model(audio, video[:, :0], audio_mask, absent[:, :0]), want)
+
+
+def test_gradcheck_with_absent_streams():
+    model = tiny(audio_dim=4, video_dim=2, heads=2, projection_dim=3)
+    _, (audio, video, audio_mask, video_mask) = clips(((2, 3), (0, 1), (1, 0), (2, 2)), 4, 2, extra=1)
+    labels = torch.tensor([0, 1, 1, 0])
+
+    def losses(audio, video):
+        aligned = avel(*model.project(audio, video, audio_mask, video_mask), labels, model.temperature)
+        return aligned.loss, F.cross_entropy(model(audio, video, audio_mask, video_mask), labels)
+
+    inputs = (audio.requires_grad_(), video.requires_grad_())
+    assert torch.autograd.gradcheck(losses, inputs)
+    sum(losses(*inputs)).backward()
+    for x, mask in ((audio, audio_mask), (video, video_mask)):
+        assert (x.grad[~mask] == 0).all()
+        assert (x.grad[mask] != 0).any(-1).all()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(
+        g.isfinite().all() and g.abs().max() < 1e3 for g in gradients
+    )  # not 1 / eps of a zero vector's cosine
+
+
+def test_a_temperature_in_a_range_is_put_back_and_keeps_its_gradient():
+    batch, labels = clips()[1], torch.tensor([0, 1, 1])
+    free, kept = tiny(), tiny(temperature=0.07, temperature_range=(0.001, 0.5))
+    for start, want in ((0.3, 0.3), (0.9, 0.5), (-1.0, 0.001)):
+        for model in (free, kept):
+            model.temperature.data.fill_(start)
+        kept.zero_grad()
+        kept.project(*batch)  # twice before the gradient, as a batch in parts does
+        aligned = avel(*kept.project(*batch), labels, kept.temperature)
+        free.project(*batch)
+        assert kept.temperature.item() == pytest.approx(want, rel=1e-6)
+        assert free.temperature.item() == pytest.approx(start)
+        kept.project(*batch)
+        aligned.loss.backward()
+        assert kept.temperature.grad.isfinite() and kept.temperature.grad != 0
 
 
 @torch.no_grad()
@@ -338,14 +435,13 @@ def test_widths_must_divide_into_heads():
 def test_bad_streams_are_refused(method):
     call = getattr(tiny(), method)
     _, (audio, video, audio_mask, video_mask) = clips()
-    empty = video_mask.clone()
-    empty[[0, 2]] = False
-    with pytest.raises(ValueError, match=r"video has no real frame in rows \[0, 2\]"):
-        call(audio, video, audio_mask, empty)
-    empty = audio_mask.clone()
-    empty[1] = False
-    with pytest.raises(ValueError, match=r"audio has no real frame in row \[1\]"):
-        call(audio, video, empty, video_mask)
+    deaf, blind = audio_mask.clone(), video_mask.clone()
+    deaf[:], blind[[0, 2]] = False, False
+    with pytest.raises(ValueError, match=r"audio and video have no real frame in rows \[0, 2\]"):
+        call(audio, video, deaf, blind)
+    blind[0] = True
+    with pytest.raises(ValueError, match=r"audio and video have no real frame in row \[2\]"):
+        call(audio, video, deaf, blind)
     with pytest.raises(ValueError, match="audio_mask must be bool"):
         call(audio, video, audio_mask.float(), video_mask)
     with pytest.raises(ValueError, match="video_mask must be bool"):

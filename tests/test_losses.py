@@ -40,7 +40,10 @@ def naive_avel(audio, video, labels, tau, normalise):
             denominator = sum(math.exp(logit(i, k)) for k in range(n))
             positives = [j for j in range(n) if labels[j] == labels[i]]
             row = sum(-math.log(math.exp(logit(i, j)) / denominator) for j in positives)
-            total += row / len(positives) if normalise else row
+            weight = sum(labels[k] == labels[j] for k in range(n) for j in range(n)) / n  # mean of positives
+            total += {False: row, True: row / len(positives), "matched": weight * row / len(positives)}[
+                normalise
+            ]
         return total / n
 
     return (
@@ -52,7 +55,7 @@ def naive_avel(audio, video, labels, tau, normalise):
 # --- AVEL
 
 
-@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("normalise", [False, True, "matched"])
 @pytest.mark.parametrize("tau", [2.659, 0.3])
 def test_avel_is_the_naive_double_loop(tau, normalise):
     audio, video, labels = batch()
@@ -74,6 +77,19 @@ def test_avel_gives_the_specifications_check_values(perfect, tau, summed, per_po
     got = avel(z, 3 * z, LABELS_64, tau, normalise_targets=True).loss.item()
     assert got == pytest.approx(per_positive, abs=0.0005)
     assert got * PER_CLASS == pytest.approx(avel(z, z, LABELS_64, tau).loss.item(), rel=1e-12)
+
+
+def test_matched_targets_give_the_undivided_losss_weight_back():
+    z = torch.ones(4, 3, dtype=torch.float64)  # every similarity equal: ln 4 per positive
+    uneven = torch.tensor([0, 0, 0, 1])  # 3, 3, 3 and 1 positives: 2.5 on average
+    values = {n: avel(z, z, uneven, 1.0, normalise_targets=n).loss.item() for n in (False, True, "matched")}
+    assert values[True] == pytest.approx(math.log(4), rel=1e-12)
+    assert values[False] == pytest.approx(2.5 * math.log(4), rel=1e-12)
+    assert values["matched"] == pytest.approx(2.5 * math.log(4), rel=1e-12)
+    # in a balanced batch, 16 of each of 4 emotions, the factor is batch / classes = 16 and nothing is left to differ
+    balanced = simplex(LABELS_64)
+    matched = avel(balanced, balanced, LABELS_64, 0.07, normalise_targets="matched").loss.item()
+    assert matched == pytest.approx(44.36, abs=0.005)
 
 
 def test_similarity_has_audio_in_rows_and_keeps_its_gradient():
@@ -128,6 +144,8 @@ def test_avel_refuses_what_does_not_fit():
         avel(audio, video, labels[:8], 1.0)
     with pytest.raises(ValueError, match="N, D"):
         avel(audio[0], video[0], labels, 1.0)
+    with pytest.raises(ValueError, match="'match'"):
+        avel(audio, video, labels, 1.0, normalise_targets="match")
     for tau in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="temperature"):
             avel(audio, video, labels, tau)

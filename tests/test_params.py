@@ -8,7 +8,8 @@ import yaml
 
 from foalkit import ROOT, UserError, notebook, params
 
-FILES = sorted(f.stem for f in (ROOT / "params").glob("*.yaml") if f.stem != "variants")
+FILES = sorted(f.stem for f in (ROOT / "params").glob("*.yaml") if f.stem not in ("variants", "ledger"))
+LEDGER = params.read_ledger()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -38,7 +39,9 @@ def test_published_numbers_are_the_papers():
     variants = params.load("demo").variants
     assert variants["foal-net"].published == {"Foal-Net": (80.10, 79.45)}
     assert variants["audio"].published == {"WavLM": (77.68, 77.25)}
-    assert list(variants) == ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net"]
+    printed = ["video-face", "video-face-clip", "video", "audio", "baseline", "avel", "mem", "foal-net"]
+    assert [v for v in variants if not v.startswith("ledger-")] == printed
+    assert all(not variants[v].published for v in variants if v not in printed)
 
 
 def test_yaml_11_floats_without_a_point_are_numbers(tmp_path):
@@ -61,6 +64,10 @@ def test_yaml_11_floats_without_a_point_are_numbers(tmp_path):
         ("loss.hard_negatives=argmin", ["hard_negatives", "argmax"]),
         ("ablation.honest=[foalnet]", ["foalnet", "'foal-net'"]),
         ("name.x=1", ["name"]),
+        ("ledger=released", ["ledger", "'paper'", "'code'", "released"]),
+        ("loss.normalise_targets=match", ["normalise_targets", "match"]),
+        ("loss.temperature_range=[0.001,0.5]", ["2.659", "[0.001, 0.5]"]),
+        ("ablation.honest=[audio,ledger-cosine]", ["ledger-cosine", "foal-net"]),
     ],
 )
 def test_a_wrong_override_gives_one_line_that_names_the_key_and_what_to_do(overrides, words):
@@ -127,3 +134,141 @@ def test_importing_the_library_is_light():
     code = f"import sys, foalkit.params, foalkit.records; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# ---- the ledger -----------------------------------------------------------------------------------
+
+# ledger row → the settings of spec section 9, spelt out: ours, paper (ours where unknown), code
+COLUMNS = {
+    "loss.hard_negatives": ("argmax", "argmax", "multinomial"),
+    "loss.temperature": (2.659, 2.659, 2.659),
+    "loss.temperature_range": (None, None, None),
+    "loss.normalise_targets": (False, False, False),
+    "loss.avel": (1.0, 1.0, 1.0),
+    "loss.mem": (0.1, 0.1, 0.1),
+    "training.batch": (64, 64, 64),
+    "training.local_batch": (None, None, 16),
+    "training.epochs": (40, 40, 40),
+    "training.schedule": ("constant", "constant", "constant"),
+    "training.positive_pass": ("shared", "shared", "separate"),
+    "training.sampler": ("balanced", "balanced", "balanced"),
+}
+
+
+def value(p, key):
+    p = p.model_dump()
+    for part in key.split("."):
+        p = p[part]
+    return p
+
+
+@pytest.mark.parametrize("column", ["ours", "paper", "code"])
+def test_a_preset_gives_every_setting_of_its_column(column):
+    p = params.load("iemocap-frozen", f"ledger={column}")  # a file that sets none of them
+    at = ["ours", "paper", "code"].index(column)
+    assert {key: value(p, key) for key in COLUMNS} == {key: v[at] for key, v in COLUMNS.items()}
+    assert p.ledger == column and p.model_dump()["ledger"] == column
+    assert {key for row in LEDGER.values() for settings in row.set.values() for key in settings} == set(
+        COLUMNS
+    )
+
+
+def test_no_preset_is_ours_and_ours_are_the_defaults():
+    plain, ours = (params.load("iemocap-frozen", o) for o in ("", "ledger=ours"))
+    assert plain == ours
+    for part in ("loss", "training"):
+        defaults = type(getattr(plain, part))()
+        keys = [k.partition(".")[2] for k in COLUMNS if k.startswith(part)]
+        assert {k: getattr(plain, part).model_dump()[k] for k in keys} == {
+            k: getattr(defaults, k) for k in keys
+        }
+
+
+def test_a_preset_stands_under_the_file_the_overrides_and_the_variant():
+    p = params.load("demo", "ledger=code loss.hard_negatives=argmax")
+    assert p.loss.hard_negatives == "argmax"  # the override
+    assert (p.training.epochs, p.training.batch) == (12, 32)  # the file
+    assert p.training.positive_pass == "separate"  # the preset
+    assert p.for_variant("ledger-drawn-negatives").loss.hard_negatives == "multinomial"
+    assert p.digest("foal-net") != params.load("demo").digest("foal-net")
+
+
+def test_every_row_says_all_three_and_every_switch_has_a_variant_with_a_question():
+    assert list(LEDGER) == list(range(1, 13))
+    variants = params.load("demo").variants
+    for number, row in LEDGER.items():
+        assert row.topic and row.paper and row.code and row.ours
+        assert bool(row.variants) != bool(row.see), "measured by a variant, or answered elsewhere"
+        assert set(row.set) in (set(), {"ours", "code"}, {"ours", "paper", "code"})
+        assert "paper" in row.set or row.paper == "unknown" or not row.set
+        for name in row.variants:
+            assert name.startswith("ledger-") and variants[name].question.endswith("?")
+            assert variants[name].ledger == number and variants[name].streams == ["audio", "video"]
+
+
+def test_every_variant_of_the_ledger_is_another_run_than_foal_net():
+    tuned = "model.inputs.audio={kind: wavlm, model: small, width: 64}"
+    p = params.load("demo-ledger")
+    for name in (n for row in LEDGER.values() for n in row.variants):
+        of = params.load("demo-ledger", [tuned]) if name == "ledger-waveform" else p
+        changed = of.for_variant(name)
+        assert of.digest(name) != of.digest("foal-net"), name
+        assert all(value(changed, k) != value(of, k) for k in changed.variants[name].set), name
+    with pytest.raises(UserError, match=r"variant ledger-waveform: .*normalise"):
+        p.for_variant("ledger-waveform")
+
+
+def test_the_demos_ledger_runs_every_variant_but_the_fine_tuned_on_the_demos_corpus():
+    demo, p = params.load("demo"), params.load("demo-ledger")
+    variants = [n for row in LEDGER.values() for n in row.variants if n != "ledger-waveform"]
+    assert p.ablation == {"honest": ["foal-net", *variants], "published": []}
+    assert p.folder != demo.folder and p.corpus == demo.corpus
+    assert p.digest("foal-net") == demo.digest("foal-net")
+    assert (p.for_variant("ledger-batch").training.batch, p.for_variant("ledger-epochs").training.epochs) == (
+        8,
+        9,
+    )
+    assert p.variants["ledger-batch"].question == demo.variants["ledger-batch"].question
+
+
+# ---- a file on another ----------------------------------------------------------------------------
+
+
+def test_a_file_with_a_base_stands_over_it_key_by_key(tmp_path):
+    file = tmp_path / "small.yaml"
+    file.write_text(
+        "base: demo-encoders\nabout: less\ntraining: {epochs: 3}\nseeds: [5]\nfeatures: {face: {every: 9}}\n"
+    )
+    p, base = params.load(file), params.load("demo-encoders")
+    assert (p.name, p.about, p.outputs, p.seeds) == ("small", "less", "outputs/small", [5])
+    assert p.training == base.training.model_copy(update={"epochs": 3})
+    assert p.features["face"] == base.features["face"].model_copy(update={"every": 9})
+    assert (p.features["audio"], p.folds, p.ablation) == (base.features["audio"], base.folds, base.ablation)
+    file.write_text("base: demo\nledger: code\ntraining: {sampler: shuffle}\n")
+    p = params.load(file)
+    assert (p.training.positive_pass, p.training.sampler, p.training.epochs) == ("separate", "shuffle", 12)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("dmeo", ["x.yaml", "'dmeo'", "'demo'"]),
+        ("demo-ledger", ["x.yaml", "'demo-ledger'", "one level"]),
+        ("ledger", ["'ledger'"]),
+    ],
+)
+def test_a_base_that_is_none_or_has_one_itself_is_refused(tmp_path, base, words):
+    (tmp_path / "x.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(UserError) as error:
+        params.load(tmp_path / "x.yaml")
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
+
+
+def test_a_file_that_is_its_own_base_is_refused(tmp_path, monkeypatch):
+    for f in (ROOT / "params").glob("*.yaml"):
+        (tmp_path / "params").mkdir(exist_ok=True)
+        (tmp_path / "params" / f.name).write_text(f.read_text())
+    (tmp_path / "params" / "loop.yaml").write_text("base: loop\n")
+    monkeypatch.setattr(params, "ROOT", tmp_path)
+    with pytest.raises(UserError, match="one level is enough"):
+        params.load("loop")

@@ -58,14 +58,21 @@ class CrossAttentionLayer(nn.Module):
         self.norm = LayerNorm(query_dim)
 
     def forward(self, query: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
-        """`query` `(B, Tq, query_dim)`, `context` `(B, Tk, context_dim)`, its mask: shaped like `query`."""
+        """`query` `(B, Tq, query_dim)`, `context` `(B, Tk, context_dim)`, its mask: shaped like `query`.
+
+        A clip without a real context frame has nothing to attend to: only its residual passes, to the norm.
+        """
         q, k, v = (
             x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, heads, T, D / heads)
             for x in (self.query(query), self.key(context), self.value(context))
         )
+        present = context_mask.any(1)[:, None, None]  # (B, 1, 1)
+        # A softmax over no frame is 0 / 0: an absent context is attended to, padding as it is, and left out after.
         # (B, 1, 1, Tk): every head and every query frame looks at the same real frames.
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=context_mask[:, None, None])
-        return self.norm(query + self.dropout(self.out(attended.transpose(1, 2).flatten(2))))
+        looked_at = (context_mask[:, None] | ~present)[:, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=looked_at)
+        answer = self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return self.norm(query + answer.masked_fill(~present, 0))
 
 
 class CrossAttention(nn.Module):
@@ -78,7 +85,7 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, query: Tensor, context: Tensor, query_mask: Tensor, context_mask: Tensor) -> Tensor:
-        """The fused query, averaged over its real frames: `(B, query_dim)`."""
+        """The fused query, averaged over its real frames: `(B, query_dim)`; zeros for a clip without any."""
         for layer in self.layers:
             query = layer(query, context, context_mask)
         return masked_mean(query, query_mask)
@@ -87,9 +94,12 @@ class CrossAttention(nn.Module):
 class FoalNet(nn.Module):
     """Audio `(B, Ta, audio_dim)` and video `(B, Tv, video_dim)` to class logits, with 14 321 161 parameters.
 
-    `temperature` is AVEL's divisor, kept here so that it can be learned with the rest (ledger row 2); with
-    `learn_temperature=False` it is a buffer. Raises ValueError where a width does not divide into the heads.
-    Every method raises ValueError for a stream of the wrong shape and for a clip without any real frame.
+    `temperature` is AVEL's divisor, kept here so that it can be learned with the rest (ledger row 2), inside
+    `temperature_range` where one is given; with `learn_temperature=False` it is a buffer. Raises ValueError where a
+    width does not divide into the heads.
+    A stream whose mask is all False for a clip is absent there: the other stream attends to nothing, and the
+    absent one's fused vector and projection are zeros. Every method raises ValueError for a stream of the wrong
+    shape and, with its row, for a clip without a real frame of either.
     """
 
     def __init__(
@@ -105,6 +115,7 @@ class FoalNet(nn.Module):
         projection_dropout: float = 0.5,
         temperature: float = 2.659,  # ln(1 / 0.07), the released code's start
         learn_temperature: bool = True,
+        temperature_range: tuple[float, float] | None = None,
     ):
         super().__init__()
         for name, dim in (("audio", audio_dim), ("video", video_dim)):
@@ -121,6 +132,7 @@ class FoalNet(nn.Module):
         self.match_a2v = nn.Linear(audio_dim, 2)  # MEM's logits (B, 2), class 1 = match, of a fused vector
         self.match_v2a = nn.Linear(video_dim, 2)
         self.classifier = nn.Linear(audio_dim + video_dim, classes)
+        self.temperature_range = temperature_range
         start = torch.tensor(float(temperature))
         if learn_temperature:
             self.temperature = nn.Parameter(start)
@@ -135,11 +147,17 @@ class FoalNet(nn.Module):
     def project(
         self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """AVEL's two projections `(B, projection_dim)` of the streams' masked means (section 2)."""
+        """AVEL's two projections `(B, projection_dim)` of the streams' masked means (section 2).
+
+        AVEL follows, so here a learned `temperature` that its last step took out of `temperature_range` is put back.
+        """
         self._check(audio, video, audio_mask, video_mask)
+        if self.temperature_range:
+            # The value itself, as ALBEF does: a clamp in the graph has no gradient outside, so no way back in.
+            self.temperature.data.clamp_(*self.temperature_range)
         return (
-            self.audio_projection(masked_mean(audio, audio_mask)),
-            self.video_projection(masked_mean(video, video_mask)),
+            self.audio_projection(masked_mean(audio, audio_mask)) * audio_mask.any(1, keepdim=True),
+            self.video_projection(masked_mean(video, video_mask)) * video_mask.any(1, keepdim=True),
         )
 
     def fuse(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> Fused:
@@ -168,12 +186,13 @@ class FoalNet(nn.Module):
             raise ValueError(f"audio holds {len(audio)} clips and video {len(video)}")
         check_stream("audio", audio, audio_mask, self.audio_dim)
         check_stream("video", video, video_mask, self.video_dim)
+        check_frames("audio and video have", audio_mask.any(1) | video_mask.any(1))
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the real frames: `x` `(B, T, D)`, `mask` `(B, T)`, result `(B, D)`."""
+    """Mean over the real frames: `x` `(B, T, D)`, `mask` `(B, T)`, result `(B, D)`, zeros where there is none."""
     total = (x * mask[..., None]).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))  # fp16 overflows
-    return (total / mask.sum(1, keepdim=True)).to(x.dtype)
+    return (total / mask.sum(1, keepdim=True).clamp(min=1)).to(x.dtype)
 
 
 def start_small(module: nn.Module) -> None:
@@ -185,7 +204,7 @@ def start_small(module: nn.Module) -> None:
 
 
 def check_stream(name: str, x: Tensor, mask: Tensor, width: int) -> None:
-    """Raise ValueError unless `x` is `(B, T, width)`, `mask` bool `(B, T)`, and no row is without frames."""
+    """Raise ValueError unless `x` is `(B, T, width)` and `mask` bool `(B, T)`."""
     if x.ndim != 3 or x.shape[2] != width:
         raise ValueError(f"{name} must be (B, T, {width}), not {tuple(x.shape)}")
     # An integer or float mask would be added to the attention scores instead of hiding frames.
@@ -193,7 +212,10 @@ def check_stream(name: str, x: Tensor, mask: Tensor, width: int) -> None:
         raise ValueError(
             f"{name}_mask must be bool {tuple(x.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}"
         )
-    real = mask.any(1)
+
+
+def check_frames(who: str, real: Tensor) -> None:
+    """Raise ValueError, naming the rows, unless every row of `real` `(B,)` is True; `who` as "audio has"."""
     if not real.all():
         rows = (~real).nonzero().flatten().tolist()
-        raise ValueError(f"{name} has no real frame in row{'s' if len(rows) > 1 else ''} {rows}")
+        raise ValueError(f"{who} no real frame in row{'s' if len(rows) > 1 else ''} {rows}")

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from foalkit.models.foalnet import check_stream, masked_mean, start_small
+from foalkit.models.foalnet import check_frames, check_stream, masked_mean, start_small
 
 
 class Unimodal(nn.Module):
@@ -20,4 +20,5 @@ class Unimodal(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         check_stream("the stream", x, mask, self.dim)
+        check_frames("the stream has", mask.any(1))
         return self.classifier(self.dropout(masked_mean(x, mask)))

@@ -91,6 +91,7 @@ class WavLM(Strict):
     model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
     revision: str | None = None
     width: int = 1024
+    summary: list[float] | None = None  # what data.encoders.wavlm_summary must give; null: not checked
     layer: int = -1
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -166,6 +167,7 @@ class FineTuned(Strict):
     model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
     revision: str | None = None
     width: int = 1024
+    summary: list[float] | None = None  # what data.encoders.wavlm_summary must give; null: not checked
     normalise: bool = False  # zero mean, unit deviation per clip; the released code does not
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
 

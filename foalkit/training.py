@@ -117,7 +117,7 @@ def _fine_tuned(params: Params, stream: str) -> WavLMInput:
         raise UserError(
             f"{where}: a fine-tuned WavLM reads samples: set features.{stream} to {{encoder: waveform}}"
         )
-    model, _ = load_wavlm(spec.model, spec.revision, spec.width, params.folder / "weights", where)
+    model, _ = load_wavlm(spec, params.folder / "weights", where)
     return WavLMInput(model, normalise=spec.normalise, checkpointing=spec.checkpointing)
 
 

@@ -11,7 +11,7 @@ from conftest import refused
 from pydantic import TypeAdapter
 from scipy.fft import dct
 
-from foalkit.data.encoders import ImportedFeatures, device, make_encoder
+from foalkit.data.encoders import ImportedFeatures, device, make_encoder, wavlm_summary
 from foalkit.params import Features, Imported
 
 RNG = np.random.default_rng(0)
@@ -170,6 +170,30 @@ def test_two_widths_of_small_models_live_together(weights):
             16,
             32,
         ]
+
+
+def test_a_summary_tells_whether_wavlm_was_loaded_right(weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    wavlm = encoder(weights, encoder="wavlm", model="small", width=32)
+    known = wavlm_summary(wavlm.model)
+    tone = 0.3 * np.sin(
+        2 * np.pi * (100 * np.arange(16_000) / 16_000 + 950 * (np.arange(16_000) / 16_000) ** 2)
+    )
+    state = wavlm(tone.astype(np.float32))
+    np.testing.assert_allclose(known, state.mean(0)[:4], atol=2e-4)
+    again = encoder(weights, encoder="wavlm", model="small", width=32, summary=known)
+    assert again.identity == wavlm.identity
+    shutil.copytree(weights / "wavlm-small-32", tmp_path / "w")
+    file = tmp_path / "w" / "model.safetensors"
+    changed = load_file(file)
+    changed["encoder.layers.0.attention.q_proj.weight"].normal_()
+    changed["encoder.layers.1.feed_forward.output_dense.weight"].normal_()
+    save_file(changed, file, metadata={"format": "pt"})
+    said = refused(
+        lambda: encoder(weights, encoder="wavlm", model=str(tmp_path / "w"), width=32, summary=known)
+    )
+    assert "check tone" in said and str(known) in said
 
 
 def test_wavlm_refusals(weights, tmp_path):

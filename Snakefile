@@ -75,7 +75,7 @@ rule train:
         f"{OUT}/logs/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.log",
     params:
         digest=lambda w: P.digest(w.variant),
-    threads: P.training.threads
+    threads: P.training.threads * P.training.processes
     message:
         "train {wildcards.variant}, fold {wildcards.fold}, seed {wildcards.seed} ({wildcards.protocol})"
     shell:

@@ -71,6 +71,28 @@ def test_normalising_is_transformers_own():
     torch.testing.assert_close(found[frames], expected[frames], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_checkpointing_gives_the_same_gradients_from_fewer_kept_activations():
+    x, mask = torch.randn(3, 6000, 1), torch.ones(3, 6000, dtype=torch.bool)
+    seen, kept = [], []
+    for checkpointing in (False, True):
+        model = small_wavlm(num_hidden_layers=4, hidden_size=32, intermediate_size=512)
+        layer = WavLMInput(model, checkpointing=checkpointing).train()
+        torch.manual_seed(1)
+        np.random.seed(1)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda v, saved=saved: saved.append(v.numel()) or v, lambda v: v
+        ):
+            out, _ = layer(x, mask)
+        out.square().mean().backward()
+        seen.append(gradients(layer))
+        kept.append(sum(saved))
+    assert seen[0].keys() == seen[1].keys() and kept[1] < 0.7 * kept[0]
+    for n in seen[0]:
+        torch.testing.assert_close(seen[0][n], seen[1][n])
+
+
 # ---- a whole batch from its parts ------------------------------------------------------------------
 
 

@@ -96,8 +96,12 @@ class WavLMInput(nn.Module):
         super().__init__()
         self.model, self.normalise, self.width = model, normalise, model.config.hidden_size
         model.freeze_feature_encoder()
+        # torch's word on the masks that transformers hands to its attention, said again in every first backward
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # the old name warns in newer transformers, the new one is missing in 5.17
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         present = mask.any(1, keepdim=True)
@@ -109,9 +113,7 @@ class WavLMInput(nn.Module):
             count = mask.sum(1, keepdim=True)
             samples = (samples - (samples * mask).sum(1, keepdim=True) / count) * mask
             samples = samples / (samples.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
-        with warnings.catch_warnings():  # torch's word on the masks that transformers hands to its attention
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            states = self.model(samples, attention_mask=mask.long()).last_hidden_state
+        states = self.model(samples, attention_mask=mask.long()).last_hidden_state
         frames = self.model._get_feat_extract_output_lengths(mask.sum(1))
         return states, (torch.arange(states.shape[1], device=mask.device) < frames[:, None]) & present
 

@@ -344,3 +344,15 @@ def test_an_utterance_without_any_stream_is_named(p, easy):
     net = training.build_net(p, "foal-net", stores, easy.table["utterance"].tolist())
     with pytest.raises(UserError, match=r"Ses02M_3.*masked"):
         training.predict(net, stores, ["audio", "video"], easy.table["utterance"].tolist(), p)
+
+
+def test_the_models_settings_reach_the_model(p, easy):
+    changes = {
+        "layers": 3, "heads": 4, "dropout": 0.25, "projection_dim": 12, "projection_dropout": 0.35,
+    }  # fmt: skip
+    p = p.model_copy(update={"model": p.model.model_copy(update=changes)}).for_variant("ledger-temperature")
+    core = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).core
+    assert core.temperature.item() == pytest.approx(0.07) and core.temperature_range == (0.001, 0.5)
+    layers = [*core.a2v.layers, *core.v2a.layers]
+    assert len(layers) == 6 and all((la.heads, la.dropout.p) == (4, 0.25) for la in layers)
+    assert core.audio_projection.enter.out_features == 12 and core.video_projection.dropout.p == 0.35

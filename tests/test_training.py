@@ -356,3 +356,23 @@ def test_the_models_settings_reach_the_model(p, easy):
     layers = [*core.a2v.layers, *core.v2a.layers]
     assert len(layers) == 6 and all((la.heads, la.dropout.p) == (4, 0.25) for la in layers)
     assert core.audio_projection.enter.out_features == 12 and core.video_projection.dropout.p == 0.35
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_bf16_steps_are_near_fp32_ones(p, easy, micro_batch):
+    torch.manual_seed(0)
+    quietly = quiet(p, standardise=[]).for_variant("foal-net")
+    net = training.build_net(quietly, "foal-net", easy.stores, easy.table["utterance"].tolist())
+    streams, labels = batch_of(easy, range(0, 60, 6))
+    seen = {}
+    for precision in ("fp32", "bf16"):
+        net.zero_grad()
+        settings = with_training(quietly, precision=precision, micro_batch=micro_batch)
+        terms = training.add_gradients(net, streams, labels, settings)
+        seen[precision] = (
+            terms["total"].item(),
+            torch.cat([w.grad.flatten() for w in net.parameters() if w.grad is not None]),
+        )
+    assert all(w.dtype == torch.float32 for w in net.parameters())
+    assert seen["bf16"][0] != seen["fp32"][0] and seen["bf16"][0] == pytest.approx(seen["fp32"][0], rel=0.02)
+    assert torch.norm(seen["bf16"][1] - seen["fp32"][1]) < 0.05 * torch.norm(seen["fp32"][1])

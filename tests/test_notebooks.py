@@ -4,11 +4,13 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 
@@ -147,6 +149,45 @@ def test_a_misspelling_stops_before_any_work_and_names_the_nearest(wrong, words,
     line = next(line for line in done.stderr.splitlines() if "UserError" in line)
     assert all(word in line for word in words)
     assert not (tmp_path / "none").exists()
+
+
+# ---- planted leaks ---------------------------------------------------------------------------------
+
+
+def same_session_on_two_sides(data, manifest, folder):
+    speakers = sorted(manifest["speaker"].unique())
+    data["folds"] = {"by": "speaker", "groups": [[s] for s in speakers]}
+    return ["dialogue Ses01", "on two sides"]
+
+
+def copied_sound(data, manifest, folder):
+    root = shutil.copytree(data["corpus"]["root"], folder / "corpus")
+    data["corpus"] |= {"root": str(root), "generate": None}
+    taken, copied = (manifest[manifest["session"] == s].iloc[2] for s in ("Ses03", "Ses01"))
+    shutil.copy(root / taken["audio"], root / copied["audio"])
+    return ["the same sound is on two sides", taken["utterance"], copied["utterance"]]
+
+
+def features_from_labels(data, manifest, folder):
+    classes = data["corpus"]["classes"]
+    for row in manifest.itertuples():
+        np.save(
+            folder / f"{row.utterance}.npy", np.eye(4, dtype=np.float32)[[classes.index(row.emotion)] * 3]
+        )
+    data["features"]["video"] = {"encoder": "imported", "folder": str(folder), "width": 4}
+    return ["features.video tell every emotion exactly", "labels"]
+
+
+@pytest.mark.parametrize("plant", [same_session_on_two_sides, copied_sound, features_from_labels])
+def test_a_planted_leak_stops_the_notebook_and_names_the_culprits(plant, tiny_file, data, tmp_path):
+    changed = yaml.safe_load(tiny_file.read_text()) | {"outputs": str(tmp_path / "outputs")}
+    words = plant(changed, data.table, tmp_path)
+    (tmp_path / "leaky.yaml").write_text(yaml.safe_dump(changed))
+    done = papermill("02_train", tmp_path / "out.ipynb", tmp_path, params=tmp_path / "leaky.yaml")
+    assert done.returncode != 0
+    line = next(line for line in done.stderr.splitlines() if "UserError" in line)
+    assert all(word in line for word in words), line
+    assert not list((tmp_path / "outputs").rglob("record.json"))
 
 
 # ---- the grid -------------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ BIN := .venv/bin
 # one thread per job: the grid runs as many jobs as there are cores
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
+# a GPU serves one job at a time; without one there is nothing to share out
+GPUS := $(addprefix --resources gpu=,$(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)))
+
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
@@ -21,7 +24,7 @@ demo:
 	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) --keep-going --rerun-incomplete \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPUS) --keep-going --rerun-incomplete \
 		--rerun-triggers params input --quiet host reason --config params=$(PARAMS) 2>&1 | $(PROGRESS)
 
 test: $(BIN)/.installed

@@ -76,6 +76,8 @@ rule train:
     params:
         digest=lambda w: P.digest(w.variant),
     threads: P.training.threads * P.training.processes
+    resources:
+        gpu=P.training.processes if P.training.device != "cpu" else 0,
     message:
         "train {wildcards.variant}, fold {wildcards.fold}, seed {wildcards.seed} ({wildcards.protocol})"
     shell:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from foalkit import ROOT, UserError
 from foalkit.data.folds import Split
+from foalkit.devices import names, reserve
 from foalkit.params import Params
 from foalkit.records import write_json, write_parquet
 
@@ -77,9 +78,12 @@ def launch(params: Params, variant: str, sides: Split, seed: int, protocol: str)
         write_json(folder / "job.json", job | {"sides": vars(sides)})
         call = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         call += [f"--nproc-per-node={params.training.processes}", "-m", "foalkit.processes", str(folder)]
-        done = subprocess.run(
-            call, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.DEVNULL
-        )
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if params.training.device != "cpu" and torch.cuda.is_available():
+            gpus = torch.cuda.device_count()
+            own = reserve(params.training.processes, gpus)
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(names(gpus)[n] for n in own)
+        done = subprocess.run(call, cwd=ROOT, env=env, stdin=subprocess.DEVNULL)
         if (folder / "error.txt").exists():
             raise UserError((folder / "error.txt").read_text())
         if done.returncode or not (folder / "result.json").exists():

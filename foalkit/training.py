@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from foalkit import UserError, losses, records, scoring
 from foalkit.data import leaks
-from foalkit.data.encoders import device as pick_device
 from foalkit.data.encoders import load_wavlm
 from foalkit.data.features import Data, FeatureStore, open_data
 from foalkit.data.folds import Split, check_coverage, split
+from foalkit.devices import device
 from foalkit.models import FoalNet, Unimodal
 from foalkit.models.inputs import Standardise, WavLMInput, build_input
 from foalkit.params import Params
@@ -267,7 +267,7 @@ def train(
     t, streams = p.training, p.variants[variant].streams
     if t.processes > 1 and processes is None:
         return launch(params, variant, sides, seed, protocol)
-    on, threads = processes.device if processes else pick_device(t.device), torch.get_num_threads()
+    on, threads = processes.device if processes else device(t.device), torch.get_num_threads()
     torch.set_num_threads(t.threads)  # CPU sums depend on how many threads share them
     try:
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ from conftest import refused
 from pydantic import TypeAdapter
 from scipy.fft import dct
 
-from foalkit.data.encoders import ImportedFeatures, device, make_encoder, wavlm_summary
+from foalkit.data.encoders import ImportedFeatures, make_encoder, wavlm_summary
 from foalkit.params import Features, Imported
 
 RNG = np.random.default_rng(0)
@@ -320,12 +320,6 @@ def test_a_network_with_weights_missing_is_refused(weights, tmp_path):
     save_file(state, tmp_path / "vit" / "model.safetensors", metadata={"format": "pt"})
     said = refused(lambda: encoder(tmp_path, encoder="expression", model=str(tmp_path / "vit"), width=32))
     assert "lacks 1" in said and "at random" not in said
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device("auto") == device("cpu") == "cpu"
-    assert "no GPU" in refused(lambda: device("cuda"))
 
 
 # ---- imported features -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 
 from foalkit import UserError
 from foalkit.data.media import SAMPLE_RATE
+from foalkit.devices import device
 from foalkit.params import (
     ClipImages,
     Expression,
@@ -357,18 +358,6 @@ def _pinned(model: str, revision: str | None, where: str) -> tuple[str, str, str
     if revision is None:
         raise UserError(f"{where}: {model} is a hub name: pin its `revision` (a commit)")
     return model, revision, revision
-
-
-def device(name: str) -> str:
-    """`auto` → `cuda` where there is one, else `cpu`.
-
-    Raises UserError for `cuda` on a machine without one.
-    """
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda is asked for, but torch sees no GPU here; use auto or cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _mel_power(samples: np.ndarray, bands: int, hop_ms: int) -> np.ndarray:

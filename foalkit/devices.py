@@ -1,0 +1,51 @@
+"""Which device a job computes on; jobs that run at once take different GPUs."""
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+
+from foalkit import UserError
+
+_held: dict[int, object] = {}  # GPU number → its open lock, kept as long as this process lives
+
+
+def device(name: str) -> str:
+    """`auto` → a GPU of this job's own (`cuda:1`) where there are any, else `cpu`.
+
+    Raises UserError for `cuda` on a machine without one.
+    """
+    import torch
+
+    if name == "cpu" or not torch.cuda.is_available():
+        if name == "cuda":
+            raise UserError("device: cuda is asked for, but torch sees no GPU here; use auto or cpu")
+        return "cpu"
+    return f"cuda:{reserve(1, torch.cuda.device_count())[0]}"
+
+
+def reserve(wanted: int, count: int) -> list[int]:
+    """Numbers of `wanted` of this machine's `count` GPUs that no other job holds, held until this process ends.
+
+    What this process already holds comes first; where too few are free, those of other jobs are shared. Raises
+    UserError for more than there are.
+    """
+    if wanted > count:
+        raise UserError(f"training.processes: {wanted} GPUs are asked for, this machine has {count}")
+    for number, name in enumerate(names(count)):
+        if len(_held) >= wanted:
+            break
+        if number not in _held:
+            handle = (Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{name}.lock").open("w")
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            _held[number] = handle
+    return [*sorted(_held), *(n for n in range(count) if n not in _held)][:wanted]
+
+
+def names(count: int) -> list[str]:
+    """What the GPUs that torch numbers 0 to `count` - 1 are called outside: CUDA_VISIBLE_DEVICES may pick some."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[:count] if visible else [str(n) for n in range(count)]

@@ -1,0 +1,74 @@
+"""Jobs that run at once take different GPUs (there need be none here: only the numbers are at stake)."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import refused
+
+from foalkit import ROOT, devices
+
+HOLD = """
+import sys
+from foalkit.devices import reserve
+print(*reserve(int(sys.argv[1]), 4), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def job(monkeypatch, tmp_path):
+    """Starts a process that reserves GPUs of four and holds them; returns it and the numbers it got."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # the locks of this test alone
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    started = []
+
+    def start(wanted):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, "-c", HOLD, str(wanted)], cwd=ROOT, **pipes)
+        started.append(process)
+        return process, [int(n) for n in process.stdout.readline().split()]
+
+    yield start
+    for process in started:
+        process.communicate()
+
+
+def test_jobs_at_once_take_different_gpus_and_give_them_back(job):
+    one, first = job(1)
+    _, second = job(2)
+    assert (first, second) == ([0], [1, 2])
+    one.communicate()
+    _, third = job(1)
+    assert third == [0]
+    _, fourth = job(1)
+    assert fourth == [3]
+    _, fifth = job(1)
+    assert fifth == [0]  # none is free: shared
+
+
+def test_a_job_keeps_the_gpu_it_has(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices, "_held", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [devices.device("auto"), devices.device("cuda"), devices.device("cpu")] == [
+        "cuda:0",
+        "cuda:0",
+        "cpu",
+    ]
+    assert "this machine has 2" in refused(lambda: devices.reserve(3, 2))
+
+
+def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab12")
+    assert devices.names(2) == ["3", "GPU-ab12"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.names(2) == ["0", "1"]
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.device("auto") == devices.device("cpu") == "cpu"
+    assert "no GPU" in refused(lambda: devices.device("cuda"))

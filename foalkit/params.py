@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from foalkit import ROOT, UserError
 
 Modality = Literal["audio", "video", "face", "face-clip"]
 Protocol = Literal["honest", "published"]
 Preset = Literal["ours", "paper", "code"]
+Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
 
 
 class Strict(BaseModel):
@@ -258,6 +259,35 @@ class LedgerRow(Strict):
     see: str = ""  # where the report answers a row without a switch
 
 
+class PublishedRow(Strict):
+    """A printed result (params/published.yaml): UA and WA (accuracy) in percent, and how the epoch was chosen."""
+
+    system: str
+    year: int | None = None  # null: our own
+    corpus: Literal["IEMOCAP", "RAVDESS"]
+    modality: str
+    ua: float | None = Field(None, ge=0, le=100)
+    wa: float | None = Field(None, ge=0, le=100)
+    protocol: Selected
+    folds: str = ""
+    parameters: float | None = Field(None, gt=0)  # millions
+    source: str
+    note: str = ""
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _known_protocol(cls, value):
+        if value not in typing.get_args(Selected):
+            raise ValueError(_unknown("protocol", str(value), typing.get_args(Selected)))
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_number(self):
+        if self.ua is None and self.wa is None:
+            raise ValueError("neither ua nor wa")
+        return self
+
+
 class Params(Strict):
     """Everything a run depends on; unknown keys are errors that name the nearest valid one."""
 
@@ -367,6 +397,27 @@ def read_ledger() -> dict[int, LedgerRow]:
     }
 
 
+def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[PublishedRow]:
+    """The registry of printed results, in the file's order.
+
+    Raises UserError naming corpus, system and key of a row that is not whole, and the nearest known protocol.
+    """
+    rows = []
+    for corpus, blocks in _read_yaml(file).items():
+        for block in blocks:
+            common = {k: v for k, v in block.items() if k != "rows"}
+            for row in block["rows"]:
+                try:
+                    rows.append(PublishedRow.model_validate({"corpus": corpus, **common, **row}))
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    key = "".join(f"{part}: " for part in first["loc"])
+                    message = first["msg"].removeprefix("Value error, ")
+                    name = row.get("system", "a row without system")
+                    raise UserError(f"{file.name}: {corpus}: {name}: {key}{message}") from None
+    return rows
+
+
 def expand(path: str, what: str) -> Path:
     """An absolute path from one that may start in the project and name $VARIABLES.
 
@@ -391,7 +442,7 @@ def _unknown(what: str, name: str, known: typing.Iterable[str]) -> str:
 
 def _known_file(name: str, what: str) -> Path:
     """params/<name>.yaml; raises UserError, naming the nearest, where there is none."""
-    others = {"variants", "ledger"}
+    others = {"variants", "ledger", "published"}
     known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml") if p.stem not in others)
     if name not in known:
         raise UserError(_unknown(what, name, known))

@@ -1,15 +1,25 @@
 """Tables, figures and the HTML report from records and predictions alone."""
 
+import argparse
 import base64
+import csv
 import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from foalkit import UserError, records, scoring
-from foalkit.params import Params, read_ledger
+from foalkit.params import Params, PublishedRow, Selected, load, read_ledger, read_published
+
+FEW = 20  # utterances: a stratum of fewer says little
 
 
 @dataclass(frozen=True)
@@ -87,11 +97,21 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
     return VariantResult(row, folds, pooled, runs)
 
 
-def write_five_fold(params: Params, result: VariantResult) -> Path:
-    """outputs/<params>/five_fold/<protocol>-<variant>.json: the variant's row and its folds; returns the path."""
-    file = params.folder / "five_fold" / f"{result.row['protocol']}-{result.row['variant']}.json"
+def write_five_fold(params: Params, result: VariantResult, into: Path | None = None) -> Path:
+    """five_fold/<protocol>-<variant>.json in outputs/<params>/ (or `into`); returns the path.
+
+    It holds the variant's row, its folds' scores and, relative to outputs/<params>/, the runs behind them.
+    """
+    file = (into or params.folder) / "five_fold" / f"{result.row['protocol']}-{result.row['variant']}.json"
     plain = json.loads(result.folds.to_json(orient="records"))
-    records.write_json(file, {"schema": records.SCHEMA, "row": _plain(result.row), "folds": plain})
+    runs = []
+    for r in result.runs:
+        folder = r["folder"].relative_to(params.folder).as_posix()
+        runs.append(
+            {"fold": r["fold"], "seed": r["seed"], "folder": folder, "record": f"{folder}/record.json"}
+        )
+    content = {"schema": records.SCHEMA, "row": _plain(result.row), "folds": plain, "runs": runs}
+    records.write_json(file, content)
     return file
 
 
@@ -137,9 +157,9 @@ def printed_table(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def write_tables(params: Params, rows: pd.DataFrame) -> list[Path]:
+def write_tables(params: Params, rows: pd.DataFrame, into: Path | None = None) -> list[Path]:
     """tables/ablation.csv (fractions, all columns) and tables/ablation.tex (booktabs); returns the paths."""
-    folder = params.folder / "tables"
+    folder = (into or params.folder) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_csv(folder / "ablation.csv", index=False)
     table = printed_table(rows)
@@ -151,15 +171,24 @@ def write_tables(params: Params, rows: pd.DataFrame) -> list[Path]:
 def paired_differences(
     params: Params, results: list[VariantResult], against: str = "baseline"
 ) -> pd.DataFrame:
-    """UA of each fused variant minus `against` on the same utterances, 95 % interval resampling speakers."""
+    """UA of each fused variant minus `against` on the same utterances, 95 % interval resampling speakers, p-values.
+
+    `p` exchanges the two variants' answers speaker by speaker (`scoring.paired_p`); Holm's is over the rows of a
+    protocol.
+    """
     by_name = {(r.row["protocol"], r.row["variant"]): r for r in results}
     rows = []
     for (protocol, variant), result in by_name.items():
         other, v = by_name.get((protocol, against)), params.variants[variant]
         if other is None or variant == against or v.modality != other.row["modality"] or v.ledger:
             continue
-        rows.append({"variant": v.label, "protocol": protocol, **_difference(result, other)})
-    return pd.DataFrame(rows)
+        p = scoring.paired_p(*_paired(result, other))
+        rows.append({"variant": v.label, "protocol": protocol, **_difference(result, other), "p": p})
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    adjusted = table.groupby("protocol")["p"].transform(scoring.holm)
+    return table.assign(**{"p": table["p"].map("{:.4f}".format), "p (Holm)": adjusted.map("{:.4f}".format)})
 
 
 def ledger_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
@@ -192,10 +221,15 @@ def ledger_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
     return pd.DataFrame([{c: line.get(c, "") for c in columns} for line in lines])
 
 
-def _difference(result: VariantResult, other: VariantResult) -> dict[str, str]:
+def _paired(result: VariantResult, other: VariantResult) -> tuple[np.ndarray, ...]:
+    """Truth, answers, the other's answers and speakers of the same utterances and seeds, each `(N,)`."""
     both = result.pooled.merge(other.pooled, on=["utterance", "seed"], suffixes=("", "_other"))
-    true, a, b = both["true"].to_numpy(), both["predicted"].to_numpy(), both["predicted_other"].to_numpy()
-    low, high = scoring.paired_interval(true, a, b, both["speaker"])
+    return tuple(both[c].to_numpy() for c in ("true", "predicted", "predicted_other", "speaker"))
+
+
+def _difference(result: VariantResult, other: VariantResult) -> dict[str, str]:
+    true, a, b, speakers = _paired(result, other)
+    low, high = scoring.paired_interval(true, a, b, speakers)
     return {
         "UA difference (points)": f"{100 * (scoring.ua(true, a) - scoring.ua(true, b)):+.2f}",
         "95 % interval": f"[{100 * low:+.1f}, {100 * high:+.1f}]",
@@ -248,17 +282,166 @@ def absent_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
     return pd.DataFrame(rows if fused else [])
 
 
-def write_report(params: Params, results: list[VariantResult]) -> Path:
-    """outputs/<params>/report.html with every figure inside it, and the same figures and tables beside it."""
+def strata_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
+    """UA and accuracy (percent, pooled) of the best-known honest row and the baseline, stratum by stratum.
+
+    Strata are emotions, speakers, genders, kinds, clips cut or whole, and how often the face was found. A count
+    below `FEW` utterances says so. Empty where no row is honest.
+    """
+    honest = {r.row["variant"]: r for r in results if r.row["protocol"] == "honest"}
+    honest = {name: r for name, r in honest.items() if not params.variants[name].ledger}
+    if not honest:
+        return pd.DataFrame()
+    best = _best(pd.DataFrame([r.row for r in honest.values()]).set_index("variant"))
+    shown = [honest[name] for name in dict.fromkeys([best, "baseline"]) if name in honest]
+    strata, rows = _strata(params).loc[shown[0].pooled["utterance"].unique()], []
+    for by in strata:
+        for stratum, utterances in strata.groupby(by, observed=True).groups.items():
+            few = " (few)" if len(utterances) < FEW else ""
+            row = {"by": by, "stratum": stratum, "utterances": f"{len(utterances)}{few}"}
+            for result in shown:
+                part = result.pooled[result.pooled["utterance"].isin(utterances)]
+                answers, label = (part["true"], part["predicted"]), result.row["label"]
+                # one emotion's accuracy is its recall, and its UA the same number
+                row[f"UA, {label}"] = "–" if by == "emotion" else f"{100 * scoring.ua(*answers):.1f}"
+                row[f"accuracy, {label}"] = f"{100 * scoring.wa(*answers):.1f}"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _strata(params: Params) -> pd.DataFrame:
+    """The stratum of each utterance of the manifest (index), a column per kind of stratum."""
+    table = pd.read_parquet(params.folder / "manifest.parquet").set_index("utterance")
+    strata = pd.DataFrame(index=table.index)
+    strata["emotion"] = pd.Categorical(table["emotion"], params.corpus.classes)
+    for column in ("speaker", "gender", "kind"):
+        strata[column] = table[column]
+    if params.clip.part != "all":
+        cut = table["end"] - table["start"] > params.clip.seconds
+        strata["clip"] = np.where(cut, f"cut at {params.clip.seconds:g} s", "whole")
+    found = pd.Series(np.nan, table.index)
+    for stream in params.features:
+        file = params.folder / "features" / stream / "index.parquet"
+        if file.exists():  # the store may be gone by now: training is done with it
+            index = pd.read_parquet(file).set_index("utterance")
+            found = found.fillna(index.get("found", found))
+    often = np.where(found >= 0.9, "in 90 % of frames or more", "in fewer than 90 % of frames")
+    strata["face found"] = np.where(found.isna(), "not measured", often)
+    return strata
+
+
+def _best(honest: pd.DataFrame) -> str:
+    """The honest row (index: variant) that stands for the rest: foal-net, or the one of the best UA without it."""
+    return "foal-net" if "foal-net" in honest.index else honest["ua_pooled"].idxmax()
+
+
+def rank(rows: list[PublishedRow]) -> list[tuple[int | None, PublishedRow]]:
+    """The rows with their places, best first, by the metric that most of them print (UA where both do).
+
+    Rows without that metric follow without a place. Raises UserError for rows of different corpora or protocols,
+    naming both: such numbers were not earned in the same way.
+    """
+    for key in ("corpus", "protocol"):
+        kinds = list(dict.fromkeys(getattr(r, key) for r in rows))
+        if len(kinds) > 1:
+            raise UserError(f"not to be ranked together: rows of {key} {kinds[0]!r} and {kinds[1]!r}")
+    metric = max(("ua", "wa"), key=lambda m: sum(getattr(r, m) is not None for r in rows))
+    placed = sorted((r for r in rows if getattr(r, metric) is not None), key=lambda r: -getattr(r, metric))
+    places = [1 + sum(getattr(o, metric) > getattr(r, metric) for o in placed) for r in placed]
+    return [*zip(places, placed, strict=True), *((None, r) for r in rows if getattr(r, metric) is None)]
+
+
+def why_apart(params: Params) -> str:
+    """Why our rows cannot stand among the published ones, in a sentence; empty where they can."""
+    if params.corpus.generate:
+        return (
+            "The corpus in use is generated, in IEMOCAP's layout only. Ours are numbers of another corpus than "
+            "the published ones, so none of our rows stands among them."
+        )
+    classes = {"iemocap": 4, "ravdess": 8}[params.corpus.reader]
+    if len(params.corpus.classes) != classes:
+        return (
+            f"The published numbers are of {classes} classes and ours of {len(params.corpus.classes)}, so none "
+            "of our rows stands among them."
+        )
+    return ""
+
+
+def published_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """{protocol: ranked table} of the registry's rows of the params' corpus, percentages.
+
+    Ours stand where the epoch was chosen in the same way, as pooled over the folds, or nowhere (`why_apart`).
+    """
+    corpus = params.corpus.reader.upper()
+    kept = [r for r in read_published() if r.corpus == corpus]
+    for r in [] if why_apart(params) else rows.to_dict("records"):
+        kept.append(
+            PublishedRow(
+                system=f"ours: {r['label']}",
+                corpus=corpus,
+                modality=r["modality"],
+                ua=100 * r["ua_pooled"],
+                wa=100 * r["wa_pooled"],
+                protocol=f"{r['selection']}-selected",
+                folds=str(r["folds"]),
+                parameters=r["parameters"] / 1e6,
+                source=f"five_fold/{r['protocol']}-{r['variant']}.json",
+            )
+        )
+    tables = {}
+    for tag in get_args(Selected):
+        ranked = rank([r for r in kept if r.protocol == tag])
+        if ranked:
+            tables[tag] = pd.DataFrame([_published_line(place, r) for place, r in ranked])
+    return tables
+
+
+def _published_group(table: pd.DataFrame) -> dict:
+    """A group as the page shows it: the table without empty columns, and each note once with its sources."""
+    noted = table[table["note"] != ""].groupby("note", sort=False)["source"]
+    shown = table.drop(columns="note").loc[:, lambda t: (t != "–").any()]
+    return {
+        "table": _html(shown),
+        "ours": table["system"].str.startswith("ours: ").any(),
+        "notes": {note: list(dict.fromkeys(sources)) for note, sources in noted},
+    }
+
+
+def _published_line(place: int | None, row: PublishedRow) -> dict[str, str]:
+    def shown(value, form=""):
+        return "–" if value is None else f"{value:{form}}"
+
+    return {
+        "place": shown(place),
+        "system": row.system,
+        "year": shown(row.year),
+        "modality": row.modality,
+        "UA": shown(row.ua, ".2f"),
+        "WA": shown(row.wa, ".2f"),
+        "folds": row.folds or "–",
+        "parameters (M)": shown(row.parameters, ".2f"),
+        "source": row.source,
+        "note": row.note,
+    }
+
+
+def write_report(params: Params, results: list[VariantResult], into: Path | None = None) -> Path:
+    """outputs/<params>/report.html with every figure inside it, and the same figures and tables beside it.
+
+    Everything is written below `into` instead where that is given. Returns the report's path.
+    """
     from foalkit import figures
 
+    into = into or params.folder
     info = json.loads((params.folder / "preprocess.json").read_text())
     rows = ablation_rows(params, results)
-    write_tables(params, rows)
+    write_tables(params, rows, into)
     ledger = ledger_table(params, results)
-    ledger.to_csv(params.folder / "tables" / "ledger.csv", index=False)
+    ledger.to_csv(into / "tables" / "ledger.csv", index=False)
+    strata = strata_table(params, results)
+    strata.to_csv(into / "tables" / "strata.csv", index=False)
     honest = rows[rows["protocol"] == "honest"]
-    folder = params.folder / "figures"
+    folder = into / "figures"
     folder.mkdir(exist_ok=True)
     drawn = {}
 
@@ -284,9 +467,10 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
         "corpus-contact-sheet": "What training sees of the speakers, by emotion.",
         "corpus-waveforms": "One utterance per emotion: waveform and log-mel spectrum.",
     }.items():
-        if (folder / f"{name}.png").exists():  # drawn by 01_preprocess
+        picture = params.folder / "figures" / f"{name}.png"
+        if picture.exists():  # drawn by 01_preprocess
             drawn[name] = {
-                "data": base64.b64encode((folder / f"{name}.png").read_bytes()).decode(),
+                "data": base64.b64encode(picture.read_bytes()).decode(),
                 "alt": file,
                 "caption": file,
             }
@@ -308,7 +492,13 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
         headline=_headline(params, rows, info),
         table=_html(printed_table(rows), rows),
         differences=_html(paired_differences(params, results)),
+        speakers=results[0].pooled["speaker"].nunique(),
+        coverage=scoring.COVERAGE,
         absent=_html(absent_table(params, results)),
+        strata=_html(strata),
+        few=FEW,
+        published={tag: _published_group(t) for tag, t in published_tables(params, rows).items()},
+        why_apart=why_apart(params),
         ledger=_html(ledger),
         ledger_questions=[v for v in params.variants.values() if v.ledger],
         ledger_measured=any(params.variants[r.row["variant"]].ledger for r in results),
@@ -318,7 +508,7 @@ def write_report(params: Params, results: list[VariantResult]) -> Path:
         encoders={s: f["encoder"] for s, f in info["features"].items()},
         minutes=sum(r.row["seconds"] for r in results) / 60,
     )
-    target = params.folder / "report.html"
+    target = into / "report.html"
     partial = target.with_name(".report.html.partial")
     partial.write_text(html, encoding="utf-8")
     partial.replace(target)
@@ -351,7 +541,7 @@ def _headline(params: Params, rows: pd.DataFrame, info: dict) -> list[dict]:
     """The few numbers a reader wants first."""
     honest = rows[rows["protocol"] == "honest"].set_index("variant")
     published = rows[rows["protocol"] == "published"].set_index("variant")
-    best = "foal-net" if "foal-net" in honest.index else honest["ua_pooled"].idxmax() if len(honest) else None
+    best = _best(honest) if len(honest) else None
     out = []
     if best in published.index:
         p = published.loc[best]
@@ -438,3 +628,179 @@ def _template():
 
 def _plain(row: dict) -> dict:
     return {k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()}
+
+
+# ---- the check: what is printed against what the records give ---------------------------------------
+
+
+def check(params: Params) -> tuple[list[str], int]:
+    """Compare what stands in outputs/<params>/ with the same files computed again from records and predictions.
+
+    Returns a line per difference (what, printed, recomputed) and the number of numbers compared: each run's scores,
+    every text and table cell of report.html, tables/ and five_fold/. Raises UserError where a run or the report is
+    missing.
+    """
+    if not (params.folder / "report.html").exists():
+        raise UserError(f"{params.name}: no report.html; run 04_ablation first")
+    wanted = [(protocol, variant) for protocol, variants in params.ablation.items() for variant in variants]
+    kept = [f.stem.partition("-")[::2] for f in sorted((params.folder / "five_fold").glob("*.json"))]
+    others = [(p, v) for p, v in kept if (p, v) not in wanted]  # 03_five_fold serves other variants too
+    runs = [r for row in wanted + others for r in records.read_runs(params, *row)]
+    differences = [line for run in runs for line in _check_scores(params, run)]
+    numbers = sum(2 * len(run["scores"]) for run in runs)
+    if differences:  # tables of such runs mean nothing
+        return differences, numbers
+    results = [variant_result(params, *row) for row in wanted]
+    with tempfile.TemporaryDirectory() as folder:
+        for result in [*results, *(variant_result(params, *row) for row in others)]:
+            write_five_fold(params, result, Path(folder))
+        write_report(params, results, Path(folder))
+        for file in sorted(f for f in Path(folder).rglob("*") if f.suffix in _READERS):
+            name = file.relative_to(folder)
+            if not (params.folder / name).exists():
+                differences.append(f"{name}: not there")
+                continue
+            again, printed = _texts(file), _texts(params.folder / name)
+            numbers += sum(len(re.findall(r"(?<![\w.])\d+(\.\d+)?(?![\w.])", t)) for t in again.values())
+            differences += [
+                f"{name}: {where}: printed {_around(a, b)}, recomputed {_around(b, a)}"
+                for where in {**again, **printed}
+                if (a := printed.get(where, "")) != (b := again.get(where, ""))
+            ]
+    return differences, numbers
+
+
+def _check_scores(params: Params, run: dict) -> list[str]:
+    """UA and WA of a run counted anew from its predictions, against its record."""
+    name = run["folder"].relative_to(params.folder).as_posix()
+    try:
+        predictions = records.read_predictions(run["folder"])
+    except UserError as error:
+        return [str(error)]
+    lines = []
+    for rule, scores in run["scores"].items():
+        part = predictions.query("split == 'test' and epoch == @scores['epoch']")
+        right = part["true"] == part.filter(like="logit_").to_numpy().argmax(1)
+        again = {"ua": right.groupby(part["true"]).mean().mean(), "wa": right.mean()}
+        lines += [
+            f"{name}: {metric.upper()}, epoch by {rule}: printed {scores[metric]:.6f}, recomputed {value:.6f}"
+            for metric, value in again.items()
+            if not abs(value - scores[metric]) < 1e-9  # a missing epoch gives NaN, which is a difference
+        ]
+    return lines
+
+
+def _texts(file: Path) -> dict[str, str]:
+    """{place: text} of a printed file."""
+    return _READERS[file.suffix](file.read_text(encoding="utf-8"))
+
+
+def _html_texts(text: str) -> dict[str, str]:
+    page = _Page()
+    page.feed(text)
+    return page.found
+
+
+def _csv_texts(text: str) -> dict[str, str]:
+    header, *rows = [*csv.reader(text.splitlines())] or [[]]
+    return {
+        f"row {n}, {column}": cell
+        for n, row in enumerate(rows, 1)
+        for column, cell in zip(header, row, strict=False)
+    }
+
+
+def _json_texts(text: str) -> dict[str, str]:
+    try:
+        return dict(_leaves(json.loads(text)))
+    except ValueError:
+        return {"the whole file": text}
+
+
+def _tex_texts(text: str) -> dict[str, str]:
+    return {f"line {n}": line for n, line in enumerate(text.splitlines(), 1)}
+
+
+_READERS = {".html": _html_texts, ".csv": _csv_texts, ".json": _json_texts, ".tex": _tex_texts}
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict | list):
+        yield place, str(value)
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
+        yield from _leaves(inner, f"{place} {key}".strip())
+
+
+class _Page(HTMLParser):
+    """The report's texts by place: cells by section, table, row and column, all others by section and order."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self.cell = self.style = False
+        self._section("top")
+
+    def _section(self, name: str) -> None:
+        self.section, self.table, self.text = name, 0, 0
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.style = tag == "style"
+        if tag == "h2":
+            self._section(f"#{attributes.get('id')}")
+        elif tag == "table":
+            self.table, self.row, self.header = self.table + 1, 0, []
+        elif tag == "tr":
+            self.cells = []
+        elif tag in ("td", "th"):
+            self.cell = True
+            self.cells.append("")
+        elif tag == "img":  # its alternative text has the figure's numbers
+            self.handle_data(attributes.get("alt", ""))
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
+        elif tag == "tr" and not self.header:
+            self.header = self.cells
+        elif tag == "tr":
+            self.row += 1
+            for column, cell in zip(self.header, self.cells, strict=False):
+                self.found[f"{self.section}, table {self.table}, row {self.row}, {column}"] = cell
+
+    def handle_data(self, data):
+        if self.cell:
+            self.cells[-1] += data
+        elif data.strip() and not self.style:
+            self.text += 1
+            self.found[f"{self.section}, text {self.text}"] = data.strip()
+
+
+def _around(text: str, other: str) -> str:
+    """The part of a text where it leaves the other."""
+    same = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), len(other))
+    start = max(0, same - 20)
+    return repr(text[start : start + 60]) if text else "nothing"
+
+
+def main() -> int:
+    """`python -m foalkit.report --check <params> [key=value ...]`: 0 where every printed number agrees, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m foalkit.report", description=check.__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--check", metavar="PARAMS", required=True, help="a file in params/, or a path to one"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as the runs were trained with")
+    args = parser.parse_args()
+    differences, numbers = check(load(args.check, args.overrides))
+    print("\n".join(differences) or f"{numbers} numbers agree")
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,11 +1,10 @@
 """WA and UA, confusion, speaker-clustered intervals and paired differences (protocol.md)."""
 
-from functools import lru_cache
-
 import numpy as np
 import pandas as pd
 
-BOOTSTRAPS = 1000
+BOOTSTRAPS = 4999
+COVERAGE = {10: (91, 94), 24: (93, 95)}  # speakers: percent of simulated 95 % intervals that hold the truth
 SELECTION = {"honest": "validation", "published": "test"}  # the rule behind each protocol's main number
 
 
@@ -30,40 +29,89 @@ def confusion(true, predicted, classes: list[str]) -> pd.DataFrame:
 
 
 def interval(true, predicted, speakers, metric=ua) -> tuple[float, float]:
-    """95 % bootstrap interval of a metric, resampling speakers first, then their utterances.
+    """95 % bootstrap interval of `ua` or `wa`, resampling speakers with all their utterances.
 
-    Utterances of one speaker are alike, so treating them as independent gives intervals that are too narrow.
+    The percentiles lie further out than 2.5 and 97.5, as a bootstrap of few is too narrow: the expanded percentile
+    interval of Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), with t of speakers − 1 degrees.
+    Simulated coverage over five corpora whose speakers differ: `COVERAGE`; plain percentiles gave 85-90 % at 10
+    speakers and 91-94 % at 24, utterances as if independent 23-90 %. Raises ValueError for a single speaker.
     """
-    true, predicted = np.asarray(true), np.asarray(predicted)
-    return _percentiles([metric(true[i], predicted[i]) for i in _resamples(speakers)])
+    hits, counts = _by_speaker(true, predicted, speakers)
+    return _expanded(len(counts), lambda i: RATES[metric](hits[i].sum(-2), counts[i].sum(-2)))
 
 
 def paired_interval(true, predicted, other, speakers, metric=ua) -> tuple[float, float]:
-    """95 % bootstrap interval of metric(predicted) − metric(other) over the same utterances, by speaker."""
-    true, a, b = np.asarray(true), np.asarray(predicted), np.asarray(other)
-    return _percentiles([metric(true[i], a[i]) - metric(true[i], b[i]) for i in _resamples(speakers)])
+    """95 % interval, as `interval`, of metric(predicted) − metric(other) over the same utterances.
+
+    Simulated coverage 93-95 % at 10 speakers and 94-96 % at 24.
+    """
+    hits, counts = _by_speaker(true, predicted, speakers)
+    others, _ = _by_speaker(true, other, speakers)
+
+    def difference(i):
+        of_class = counts[i].sum(-2)
+        return RATES[metric](hits[i].sum(-2), of_class) - RATES[metric](others[i].sum(-2), of_class)
+
+    return _expanded(len(counts), difference)
 
 
-def _resamples(speakers) -> list[np.ndarray]:
-    return _draw(pd.factorize(np.asarray(speakers))[0].astype(np.int64).tobytes())
+def paired_p(true, predicted, other, speakers) -> float:
+    """Two-sided p-value of ua(predicted) − ua(other): the two exchange their answers speaker by speaker, or not.
+
+    All 2^speakers exchanges up to 13 speakers (so 2 / 2^speakers is the least), 9 999 random ones above. Simulated
+    without a difference, p is at most 0.05 in 4-6 % at 10 speakers and 5 % at 24.
+    Raises ValueError for a single speaker.
+    """
+    from scipy.stats import permutation_test
+
+    hits, counts = _by_speaker(true, predicted, speakers)
+    others, _ = _by_speaker(true, other, speakers)
+    of_class = counts.sum(0)
+    # the difference is a sum over speakers, whose signs the exchanges flip
+    parts = ((hits - others)[:, of_class > 0] / of_class[of_class > 0]).mean(1)
+    test = permutation_test((parts,), np.sum, permutation_type="samples", vectorized=True, rng=0)
+    return float(test.pvalue)
 
 
-@lru_cache(maxsize=4)  # a table's rows share their utterances: draw once, not once per row and metric
-def _draw(codes: bytes) -> list[np.ndarray]:
-    from confidence_intervals.confidence_intervals import get_bootstrap_indices
-    from sklearn import config_context
-
-    speakers = np.frombuffer(codes, np.int64)
-    with config_context(skip_parameter_validation=True):
-        # a generator, not a number: with a number every speaker would draw the same positions
-        rng = np.random.RandomState(0)
-        return [get_bootstrap_indices(len(speakers), speakers, random_state=rng) for _ in range(BOOTSTRAPS)]
+def holm(p) -> np.ndarray:
+    """Holm's step-down adjusted p-values `(N,)`: below 0.05, the family's chance of a false one is below 0.05."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted
 
 
-def _percentiles(values: list[float]) -> tuple[float, float]:
-    from confidence_intervals.confidence_intervals import get_conf_int
+def _by_speaker(true, predicted, speakers) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers and utterances per speaker and class, both `(S, C)`: all that UA and WA depend on."""
+    true = np.asarray(true)
+    codes, names = pd.factorize(np.asarray(speakers))
+    hits, counts = np.zeros((2, len(names), true.max() + 1), int)
+    np.add.at(counts, (codes, true), 1)
+    np.add.at(hits, (codes, true), true == np.asarray(predicted))
+    return hits, counts
 
-    low, high = get_conf_int(values, alpha=5)
+
+def _mean_recall(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    recall = np.divide(hits, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    return np.nanmean(recall, -1)
+
+
+RATES = {ua: _mean_recall, wa: lambda hits, counts: hits.sum(-1) / counts.sum(-1)}  # from `(…, C)` counts
+
+
+def _expanded(speakers: int, statistic) -> tuple[float, float]:
+    from scipy.stats import bootstrap, norm, t
+
+    draws = bootstrap(
+        (np.arange(speakers),),
+        lambda i, axis: statistic(i),
+        method="percentile",
+        n_resamples=BOOTSTRAPS,
+        rng=0,
+    ).bootstrap_distribution
+    tail = norm.cdf(np.sqrt(speakers / (speakers - 1)) * t.ppf(0.025, speakers - 1))
+    low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 

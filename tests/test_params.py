@@ -8,7 +8,9 @@ import yaml
 
 from foalkit import ROOT, UserError, notebook, params
 
-FILES = sorted(f.stem for f in (ROOT / "params").glob("*.yaml") if f.stem not in ("variants", "ledger"))
+FILES = sorted(
+    f.stem for f in (ROOT / "params").glob("*.yaml") if f.stem not in ("variants", "ledger", "published")
+)
 LEDGER = params.read_ledger()
 
 

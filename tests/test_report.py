@@ -3,14 +3,16 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from foalkit import UserError, params, records, report
+from foalkit import UserError, params, records, report, scoring
 
 CLASSES = ["happy", "neutral", "sad", "angry"]
 EPOCHS = 3
@@ -51,8 +53,6 @@ def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
                 )
             )
     predictions = pd.concat(rows, ignore_index=True)
-    from foalkit import scoring
-
     by_epoch = scoring.scores_by_epoch(predictions)
     history = [
         {"epoch": e, "ce": 1.0 / e, **{f"{s}_{m}": 0.5 for s in splits for m in ("ua", "wa")}}
@@ -80,6 +80,20 @@ def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
     return predictions
 
 
+def manifest(kept) -> pd.DataFrame:
+    """The manifest of the made-up test utterances: turns of 1 to 2.6 s; the first of each fold is acted."""
+    rows = []
+    for fold in range(1, 6):
+        table = kept["honest", "audio", fold].query("split == 'test' and epoch == 1")
+        for i, turn in enumerate(table.to_dict("records")):
+            start, length = 3.5, 1 + 0.4 * (i % 5)
+            kind = "acted" if i == 0 else "scripted" if i % 3 == 0 else "improvised"
+            known = {"gender": "FM"[i % 2], "kind": kind, "start": start, "end": start + length}
+            rows.append({k: turn[k] for k in ("utterance", "speaker")} | known)
+            rows[-1]["emotion"] = CLASSES[turn["true"]]
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture
 def grid(p):
     kept = {}
@@ -92,6 +106,7 @@ def grid(p):
     }.items():
         for fold in range(1, 6):
             kept[protocol, variant, fold] = write_run(p, protocol, variant, fold, skill)
+    records.write_parquet(p.folder / "manifest.parquet", manifest(kept))
     records.write_json(
         p.folder / "preprocess.json",
         {
@@ -257,18 +272,17 @@ def test_the_ledgers_effect_is_against_foal_net_on_the_same_utterances(p, grid):
     assert float(line["UA difference (points)"]) == pytest.approx(want, abs=0.0051)
     assert line["protocol"] == "honest" and line["#"] == 7
     low, high = map(float, line["95 % interval"].strip("[]").split(","))
-    rng, draws = np.random.default_rng(0), []  # speakers drawn, then their utterances, by hand
+    rng, draws = np.random.default_rng(0), []  # speakers drawn with all their utterances, by hand
     by_speaker = {}
     for u, (_, _, speaker) in a.items():
         by_speaker.setdefault(speaker, []).append(u)
     for _ in range(3000):
-        inside = {s: rng.choice(us, len(us)) for s, us in by_speaker.items()}  # once a speaker, as in scoring
-        drawn = [u for s in rng.choice(list(by_speaker), 10) for u in inside[s]]
+        drawn = [u for s in rng.choice(list(by_speaker), 10) for u in by_speaker[s]]
         true = np.array([a[u][0] for u in drawn])
         right = np.array([[x[u][1] == x[u][0] for u in drawn] for x in (a, b)])
         recall = [np.mean([r[true == c].mean() for c in set(true)]) for r in right]
         draws.append(100 * (recall[0] - recall[1]))
-    assert (low, high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=2.5)
+    assert (low, high) == pytest.approx(np.percentile(draws, [0.855, 99.145]), abs=1)  # ten speakers
 
 
 def test_the_ledger_has_a_line_for_every_row_and_variant_run_or_not(p, grid):
@@ -362,3 +376,117 @@ def test_without_all_folds_of_it_no_missing_modality_is_shown(p, grid):
     assert 'id="missing"' not in report.write_report(p, results(p)).read_text()
     write_absent(p, grid, "foal-net", folds=range(1, 5))
     assert report.absent_table(p, results(p)).empty
+
+
+# ---- p-values and intervals ------------------------------------------------------------------------
+
+
+def test_p_exchanges_speakers_and_holm_is_within_a_protocol(p, grid):
+    variants = ["avel", "mem", "foal-net"]
+    for variant, skill in zip(variants, (0.63, 0.66, 0.7), strict=True):
+        for fold in range(1, 6):
+            grid["honest", variant, fold] = write_run(p, "honest", variant, fold, skill)
+            write_run(p, "published", variant, fold, skill)
+            write_run(p, "published", "baseline", fold, 0.6)
+    wanted = [("honest", v) for v in ["baseline", *variants]] + [
+        ("published", v) for v in ["baseline", "avel"]
+    ]
+    table = report.paired_differences(p, [report.variant_result(p, *row) for row in wanted])
+    assert table["protocol"].tolist() == ["honest"] * 3 + ["published"]
+    baseline, raw = answers(p, grid, "baseline"), []
+    counts = [sum(t == c for t, _, _ in baseline.values()) for c in range(4)]
+    signs = np.array(list(product([1, -1], repeat=10)))
+    for variant in variants:  # every exchange of the ten speakers' answers
+        parts = dict.fromkeys(sorted({s for _, _, s in baseline.values()}), 0)
+        for u, (t, answer, speaker) in answers(p, grid, variant).items():
+            parts[speaker] += (int(answer == t) - int(baseline[u][1] == t)) / counts[t] / 4
+        found = np.abs(signs @ list(parts.values()))
+        raw.append(np.mean(found >= found[0] - 1e-12))
+    assert table["p"].astype(float).tolist()[:3] == pytest.approx(raw, abs=6e-5)
+    first, second, third = np.argsort(raw)
+    holm = {first: 3 * raw[first]}
+    holm[second] = max(holm[first], 2 * raw[second])
+    holm[third] = max(holm[second], raw[third])
+    want = [min(1, holm[i]) for i in range(3)]
+    assert table["p (Holm)"].astype(float).tolist()[:3] == pytest.approx(want, abs=6e-5)
+    assert table["p (Holm)"].iloc[3] == table["p"].iloc[3]  # alone in its protocol
+
+
+def test_several_seeds_are_averaged_before_the_exchange(p, grid):
+    """The same answers under three seeds are no more evidence than under one."""
+    once = report.paired_differences(p, results(p))
+    for fold in range(1, 6):
+        for variant in ("baseline", "foal-net"):
+            folder = records.run_folder(p, "honest", variant, fold, 0)
+            for seed in (1, 2):
+                copy = shutil.copytree(folder, records.run_folder(p, "honest", variant, fold, seed))
+                record = json.loads((copy / "record.json").read_text())
+                records.write_json(copy / "record.json", record | {"seed": seed})
+    more = p.model_copy(update={"seeds": [0, 1, 2]})
+    thrice = [report.variant_result(more, "honest", v) for v in ("baseline", "foal-net")]
+    assert thrice[0].row["seeds"] == 3 and thrice[0].row["utterances"] == 200
+    assert report.paired_differences(more, thrice).to_dict() == once.to_dict()
+
+
+def test_the_report_says_what_its_intervals_were_measured_to_cover(p, grid):
+    text = report.write_report(p, results(p)).read_text()
+    assert "resamples speakers (here 10)" in text
+    for speakers, (low, high) in scoring.COVERAGE.items():
+        assert f"{low}–{high} of 100 cases at {speakers} speakers" in text
+    assert "10 speakers cannot give less than 0.0020" in text
+
+
+# ---- strata ----------------------------------------------------------------------------------------
+
+
+def strata_by_hand(p, turns, found):
+    """{(by, stratum): utterances}, by a loop over the manifest."""
+    groups = {}
+    for t in turns.to_dict("records"):
+        rate = found.get(t["utterance"])
+        face = "not measured" if rate is None else "in 90 % of frames or more" if rate >= 0.9 else ""
+        clip = "cut at 2 s" if t["end"] - t["start"] > 2 else "whole"
+        strata = {k: t[k] for k in ("emotion", "speaker", "gender", "kind")} | {"clip": clip}
+        for stratum in (strata | {"face found": face or "in fewer than 90 % of frames"}).items():
+            groups.setdefault(stratum, []).append(t["utterance"])
+    return groups
+
+
+def test_strata_are_what_a_loop_over_manifest_and_predictions_counts(p, grid):
+    turns = manifest(grid)
+    rates = dict(zip(turns["utterance"], [0.95, 0.5, 0.9, None] * 50, strict=True))
+    found = {u: rate for u, rate in rates.items() if rate is not None}
+    unlooked = pd.DataFrame({"utterance": turns["utterance"]})  # a store from before faces were looked for
+    records.write_parquet(p.folder / "features" / "audio" / "index.parquet", unlooked)
+    looked = unlooked.assign(found=unlooked["utterance"].map(rates).astype(float)).iloc[::-1]
+    records.write_parquet(p.folder / "features" / "face" / "index.parquet", looked)
+    table = report.strata_table(p, results(p)).set_index(["by", "stratum"])
+    groups = strata_by_hand(p, turns, found)
+    assert set(table.index) == set(groups) and len(table) == 4 + 10 + 2 + 3 + 2 + 3
+    assert table.loc["emotion"].index.tolist() == p.corpus.classes
+    for variant in ("foal-net", "baseline"):
+        given, label = answers(p, grid, variant), p.variants[variant].label
+        for (by, stratum), utterances in groups.items():
+            true, predicted = [given[u][0] for u in utterances], [given[u][1] for u in utterances]
+            line = table.loc[(by, stratum)]
+            accuracy = 100 * sum(t == q for t, q in zip(true, predicted, strict=True)) / len(true)
+            assert float(line[f"accuracy, {label}"]) == pytest.approx(accuracy, abs=0.051)
+            if by == "emotion":
+                assert line[f"UA, {label}"] == "–"
+            else:
+                want = 100 * naive_recall(true, predicted)
+                assert float(line[f"UA, {label}"]) == pytest.approx(want, abs=0.051)
+            few = " (few)" if len(utterances) < 20 else ""
+            assert line["utterances"] == f"{len(utterances)}{few}"
+    assert table.loc[("kind", "acted"), "utterances"] == "5 (few)"
+    text = report.write_report(p, results(p)).read_text().split('<h2 id="strata">')[1].split("<h2")[0]
+    assert "<details>" in text and "5 (few)" in text and "in fewer than 90 % of frames" in text
+
+
+def test_strata_need_an_honest_row_and_use_the_best_without_foal_net(p, grid):
+    kept = {r.row["variant"]: r for r in results(p) if r.row["protocol"] == "honest"}
+    columns = report.strata_table(p, [kept["audio"], kept["ledger-cosine"]]).columns
+    assert [c for c in columns if c.startswith("UA")] == [f"UA, {p.variants['audio'].label}"]
+    published = [report.variant_result(p, "published", "foal-net")]
+    assert report.strata_table(p, published).empty
+    assert 'id="strata"' not in report.write_report(p, published).read_text()

@@ -1,5 +1,8 @@
 """Scores against counting by hand, scikit-learn and simulation."""
 
+from itertools import product
+from statistics import NormalDist
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,15 +97,72 @@ def test_speakers_of_one_utterance_each_give_the_textbooks_width():
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(share * (1 - share) / 60), rel=0.12)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """Twenty speakers drawn anew each time; their mean skill is 0.7."""
-    rng, covered = np.random.default_rng(3), 0
-    for _ in range(40):
-        skill = np.repeat(rng.beta(7, 3, 20), 15)
-        right = rng.random(300) < skill
-        low, high = scoring.interval(np.zeros(300, int), 1 - right, np.repeat(np.arange(20), 15), scoring.wa)
-        covered += low <= 0.7 <= high
-    assert covered >= 34  # binomial(40, 0.95) falls below in 2 of 1 000
+def by_hand(true, answers, speakers, draws=4000):
+    """Expanded percentiles of the UA of `answers[0]`, or of its difference to `answers[1]`: ten speakers, a loop."""
+    rng, names, values = np.random.default_rng(9), np.unique(speakers), []
+    assert len(names) == 10
+    rows = {s: np.flatnonzero(speakers == s) for s in names}
+    for _ in range(draws):
+        drawn = np.concatenate([rows[s] for s in rng.choice(names, 10)])
+        recalls = [
+            [(a[drawn] == true[drawn])[true[drawn] == c].mean() for c in np.unique(true[drawn])]
+            for a in answers
+        ]
+        values.append(np.mean(recalls[0]) - (np.mean(recalls[1]) if len(recalls) == 2 else 0))
+    tail = NormalDist().cdf(-2.2622 * (10 / 9) ** 0.5)  # the t table's 97.5 % at 9 degrees of freedom
+    return np.quantile(values, [tail, 1 - tail])
+
+
+def test_the_intervals_are_what_a_loop_over_resampled_speakers_gives(speakers_differ):
+    true, predicted, speakers = speakers_differ
+    true = np.where((speakers == "s9") & (true < 3), 4, true)  # a class that only one speaker has
+    other = np.where(np.random.default_rng(6).random(600) < 0.2, (predicted + 1) % 4, predicted)
+    single = scoring.interval(true, predicted, speakers)
+    assert single == pytest.approx(by_hand(true, [predicted], speakers), abs=0.012)
+    pair = scoring.paired_interval(true, predicted, other, speakers)
+    assert pair == pytest.approx(by_hand(true, [predicted, other], speakers), abs=0.012)
+
+
+def test_a_single_speaker_has_no_interval():
+    with pytest.raises(ValueError, match="two or more"):
+        scoring.interval([0, 1, 1], [0, 1, 0], ["s", "s", "s"])
+
+
+def corpora(speakers: int, number: int):
+    """Corpora of 60 utterances a speaker on average and four classes, whose true UA is 0.75 · 0.85 exactly.
+
+    A speaker's skill is Beta(4.5, 1.5) (mean 0.75, standard deviation 0.16) times 1, 0.9, 0.8, 0.7 by class.
+    """
+    rng = np.random.default_rng([speakers, 3])
+    for _ in range(number):
+        skill = rng.beta(4.5, 1.5, speakers)
+        who = np.repeat(np.arange(speakers), rng.integers(30, 91, speakers))
+        true = rng.integers(0, 4, len(who))
+        right = rng.random(len(who)) < skill[who] * (1 - 0.1 * true)
+        yield true, np.where(right, true, (true + 1) % 4), who
+
+
+def of_utterances(true, predicted, rng) -> np.ndarray:
+    """The 95 % percentile interval of UA that takes utterances for independent."""
+    rows = rng.integers(0, len(true), (300, len(true)))
+    t, right = true[rows], predicted[rows] == true[rows]
+    ua = np.mean([(right & (t == c)).sum(1) / (t == c).sum(1) for c in range(4)], axis=0)
+    return np.quantile(ua, [0.025, 0.975])
+
+
+@pytest.mark.parametrize(("speakers", "least", "most"), [(24, 0.92, 0.97), (10, 0.90, 0.96)])
+def test_the_interval_covers_the_truth_as_often_as_the_report_says(speakers, least, most):
+    """500 simulated corpora: a coverage of 95 % comes out with a standard deviation of 1 %."""
+    truth, clustered, independent, rng = 0.75 * 0.85, [], [], np.random.default_rng(0)
+    for true, predicted, who in corpora(speakers, 500):
+        low, high = scoring.interval(true, predicted, who)
+        clustered.append(low <= truth <= high)
+        low, high = of_utterances(true, predicted, rng)
+        independent.append(low <= truth <= high)
+    assert least <= np.mean(clustered) <= most
+    assert np.mean(independent) < 0.7  # not what it says
+    low, high = scoring.COVERAGE[speakers]
+    assert low / 100 - 0.02 <= np.mean(clustered) <= high / 100 + 0.02
 
 
 def test_a_variant_does_not_differ_from_itself(speakers_differ):
@@ -121,6 +181,54 @@ def test_a_paired_difference_has_its_sign_and_is_narrower(speakers_differ):
     assert swapped == pytest.approx((-high, -low))
     single = scoring.interval(true, predicted, speakers)
     assert high - low < (single[1] - single[0]) / 2
+
+
+# ---- p-values ------------------------------------------------------------------------------------
+
+
+def exchanged(true, a, b, speakers) -> float:
+    """The share of all exchanges of the two variants, speaker by speaker, with a UA difference as large."""
+    names, found = sorted(set(speakers)), []
+    for swap in product([False, True], repeat=len(names)):
+        swapped = np.isin(speakers, [s for s, yes in zip(names, swap, strict=True) if yes])
+        x, y = np.where(swapped, b, a).tolist(), np.where(swapped, a, b).tolist()
+        found.append(abs(naive_ua(true.tolist(), x) - naive_ua(true.tolist(), y)))
+    return np.mean(np.array(found) >= found[0] - 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_p_is_the_share_of_exchanges_with_as_large_a_difference(seed):
+    rng = np.random.default_rng(seed)
+    speakers = np.repeat(np.arange(6), rng.integers(5, 30, 6))
+    true = rng.choice([0, 1, 3], len(speakers))  # class 2 does not occur
+    a = np.where(rng.random(len(true)) < 0.7, true, 2)
+    b = np.where(rng.random(len(true)) < 0.5 + 0.1 * (speakers % 3), true, 2)
+    assert scoring.paired_p(true, a, b, speakers) == pytest.approx(exchanged(true, a, b, speakers))
+    assert scoring.paired_p(true, b, a, speakers) == scoring.paired_p(true, a, b, speakers)
+
+
+def test_ten_speakers_allow_no_less_than_two_in_1024():
+    true, speakers = np.zeros(200, int), np.repeat(np.arange(10), 20)
+    worse = (np.arange(200) % 2 == 0).astype(int)  # half wrong, for every speaker
+    assert scoring.paired_p(true, true, worse, speakers) == 2 / 1024
+    assert scoring.paired_p(true, worse, worse, speakers) == 1
+
+
+def test_p_is_small_as_often_as_it_says_where_nothing_differs():
+    rng, small = np.random.default_rng(8), []
+    for true, predicted, who in corpora(10, 400):
+        effect = rng.normal(0, 0.15, 10)[who]  # by speaker, and none on the whole
+        wrong = rng.random((2, len(who))) < np.clip([effect, -effect], 0, 1)
+        a, b = np.where(wrong, 4, predicted)
+        small.append(scoring.paired_p(true, a, b, who) <= 0.05)
+    assert 0.02 <= np.mean(small) <= 0.08  # binomial(400, 0.05) leaves this in 1 of 100
+
+
+def test_holm_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04: none below the one before
+    assert scoring.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert scoring.holm([0.7, 0.6]).tolist() == [1.0, 1.0]
+    assert scoring.holm([0.2]).tolist() == [0.2]
 
 
 # ---- epochs --------------------------------------------------------------------------------------

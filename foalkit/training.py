@@ -232,9 +232,8 @@ def add_gradients(
         _set_random_state(drawn)
         with precision:
             again = [x for x, _ in net.enter(part)]
-        own = rows < len(
-            labels
-        )  # beyond the batch there are rows of another process's, entered to fill a share
+        # beyond the batch stand rows of another process's, entered only to fill a share
+        own = rows < len(labels)
         learned = [
             (x[own], leaf.grad[rows[own]])
             for x, (leaf, _) in zip(again, leaves, strict=True)

@@ -14,6 +14,7 @@ import yaml
 from conftest import refused
 
 from foalkit import ROOT, params, records, report
+from foalkit.report_check import check
 
 p, grid = test_report.p, test_report.grid  # made-up runs under a folder of their own
 FILE = ROOT / "params" / "published.yaml"
@@ -176,7 +177,7 @@ def test_a_report_just_written_agrees_and_stays_as_it_is(written):
         return {f: f.stat().st_mtime_ns for f in written.folder.rglob("*")}
 
     before = files()
-    differences, numbers = report.check(written)
+    differences, numbers = check(written)
     assert differences == [] and numbers > 500
     assert files() == before  # nothing is written over
 
@@ -194,7 +195,7 @@ def test_a_changed_digit_of_the_report_is_named(written):
     cell = f"{100 * ua:.2f}"
     assert cell in table
     html.write_text(head + '<h2 id="ablation">' + table.replace(cell, "99.99", 1))
-    (line,), _ = report.check(written)
+    (line,), _ = check(written)
     assert line.startswith("report.html: #ablation, table 1, row 3, UA: ")
     assert "99.99" in line.split("recomputed")[0] and cell in line.split("recomputed")[1]
 
@@ -202,7 +203,7 @@ def test_a_changed_digit_of_the_report_is_named(written):
 def test_a_changed_headline_is_named(written):
     ua = report.variant_result(written, "honest", "foal-net").row["ua_pooled"]
     change(written.folder / "report.html", f"<b>{ua:.1%}</b>", "<b>99.9%</b>")
-    (line,), _ = report.check(written)
+    (line,), _ = check(written)
     assert line.startswith("report.html: top, text") and "99.9%" in line and f"{ua:.1%}" in line
 
 
@@ -213,7 +214,7 @@ def test_changed_cells_of_csv_tex_and_json_are_named(written):
     change(written.folder / "tables" / "ablation.tex", "79.45", "79.54")
     change(written.folder / "five_fold" / "honest-audio.json", '"epoch": 3', '"epoch": 4')
     (written.folder / "tables" / "ledger.csv").unlink()
-    lines = sorted(report.check(written)[0])
+    lines = sorted(check(written)[0])
     assert len(lines) == 4
     assert re.match(r"five_fold/honest-audio.json: folds \d+ epoch: printed '4', recomputed '3'", lines[0])
     assert lines[1].startswith("tables/ablation.csv: row 2, ua_low: printed '0.123', recomputed '0.")
@@ -237,7 +238,7 @@ def spoil(p, fold):
 
 def test_changed_predictions_are_named(written):
     spoil(written, 2)
-    (line,), _ = report.check(written)
+    (line,), _ = check(written)
     assert "honest/audio/fold2-seed0/predictions.parquet" in line and "digest differs" in line
 
 
@@ -245,7 +246,7 @@ def test_scores_that_the_predictions_do_not_give_are_named_digest_or_not(written
     folder, record = spoil(written, 4)
     digest = records.file_digest(folder / "predictions.parquet")
     records.write_json(folder / "record.json", record | {"predictions_digest": digest})
-    lines, _ = report.check(written)
+    lines, _ = check(written)
     was = record["scores"]["validation"]["wa"]
     said = f"runs/honest/audio/fold4-seed0: WA, epoch by validation: printed {was:.6f}, "
     assert any(line == said + f"recomputed {was - 1 / 40:.6f}" for line in lines)
@@ -256,9 +257,9 @@ def test_a_variant_outside_the_ablation_is_checked_by_its_five_fold_file(written
     for fold in range(1, 6):
         test_report.write_run(written, "honest", "mem", fold, 0.6)
     file = report.write_five_fold(written, report.variant_result(written, "honest", "mem"))
-    assert report.check(written)[0] == []
+    assert check(written)[0] == []
     change(file, '"utterances": 200', '"utterances": 201')
-    (line,), _ = report.check(written)
+    (line,), _ = check(written)
     assert line == "five_fold/honest-mem.json: row utterances: printed '201', recomputed '200'"
 
 

@@ -85,14 +85,19 @@ class Waveform(Strict):
     encoder: Literal["waveform"]
 
 
-class WavLM(Strict):
-    """A WavLM (transformers) by hub name or local folder; `layer` indexes its hidden states, -1 is the last."""
+class WavLMWeights(Strict):
+    """Which WavLM (transformers) is loaded, frozen or to be trained."""
 
-    encoder: Literal["wavlm"]
     model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
     revision: str | None = None
     width: int = 1024
     summary: list[float] | None = None  # what data.encoders.wavlm_summary must give; null: not checked
+
+
+class WavLM(WavLMWeights):
+    """A frozen WavLM; `layer` indexes its hidden states, -1 is the last."""
+
+    encoder: Literal["wavlm"]
     layer: int = -1
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -161,14 +166,10 @@ class Input(Strict):
     dropout: float = 0.1
 
 
-class FineTuned(Strict):
+class FineTuned(WavLMWeights):
     """A WavLM (transformers) trained with the rest on the `waveform` feature, its CNN front end frozen."""
 
     kind: Literal["wavlm"]
-    model: str  # a hub name, a folder, or `small` (seeded random weights, written on first use)
-    revision: str | None = None
-    width: int = 1024
-    summary: list[float] | None = None  # what data.encoders.wavlm_summary must give; null: not checked
     normalise: bool = False  # zero mean, unit deviation per clip; the released code does not
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, a third more time
 

@@ -137,3 +137,12 @@ def batch_of(data, rows):
     utterances = data.table["utterance"].iloc[rows].tolist()
     streams = {s: tuple(map(torch.from_numpy, data.stores[s].batch(utterances))) for s in ("audio", "video")}
     return streams, torch.tensor(data.labels(utterances))
+
+
+def in_double(p, data, rows):
+    """Foal-Net and a batch in double precision, for comparing to many digits."""
+    from foalkit import training
+
+    net = training.build_net(p, "foal-net", data.stores, data.table["utterance"].tolist()).double()
+    streams, labels = batch_of(data, rows)
+    return net, {s: (x.double(), mask) for s, (x, mask) in streams.items()}, labels

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import batch_of, quiet, refused, with_training
+from conftest import batch_of, in_double, quiet, refused, with_training
 from transformers import WavLMConfig, WavLMModel
 
 from foalkit import ROOT, params, training
@@ -100,9 +100,7 @@ def test_checkpointing_gives_the_same_gradients_from_fewer_kept_activations():
 def test_parts_of_a_batch_give_the_whole_batchs_gradients(p, easy, micro):
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
-    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
-    streams, labels = batch_of(easy, range(0, 60, 6))
-    streams = {s: (x.double(), mask) for s, (x, mask) in streams.items()}
+    net, streams, labels = in_double(p, easy, range(0, 60, 6))
     whole = training.add_gradients(net, streams, labels, p)
     expected = gradients(net)
     net.zero_grad()
@@ -197,9 +195,7 @@ def test_two_processes_give_the_joined_batchs_losses_and_gradients(p, easy, tmp_
 
     p = with_training(quiet(p, standardise=[]).for_variant("foal-net"), micro_batch=2)
     torch.manual_seed(0)
-    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
-    streams, labels = batch_of(easy, range(0, 6 * clips, 6))
-    streams = {s: (x.double(), mask) for s, (x, mask) in streams.items()}
+    net, streams, labels = in_double(p, easy, range(0, 6 * clips, 6))
     saved = {f"net.{n}": v for n, v in net.state_dict().items()} | {"labels": labels}
     for s, (x, mask) in streams.items():
         saved |= {s: x, f"{s}_mask": mask}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Memory, batch_of, quiet, with_training
+from conftest import Memory, batch_of, in_double, quiet, with_training
 from safetensors.torch import load_file
 
 from foalkit import UserError, records, training
@@ -132,9 +132,7 @@ def test_standardisation_uses_training_utterances_only(p, easy):
 def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
-    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
-    streams, labels = batch_of(easy, range(0, 60, 7))
-    streams = {s: (x.double(), mask) for s, (x, mask) in streams.items()}
+    net, streams, labels = in_double(p, easy, range(0, 60, 7))
     terms = training.loss_terms(net.core, net.enter(streams), labels, p)
     core: FoalNet = net.core
     # each sample and pair alone, without padding
@@ -178,9 +176,7 @@ def test_shares_of_a_batch_lose_the_gradient_through_each_other(p, easy):
     """Ledger row 5, by hand: each share's losses alone, AVEL against a frozen copy of the others' projections."""
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
-    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
-    streams, labels = batch_of(easy, range(0, 60, 6))
-    streams = {s: (x.double(), mask) for s, (x, mask) in streams.items()}
+    net, streams, labels = in_double(p, easy, range(0, 60, 6))
     core, entered = net.core, net.enter(streams)
 
     def arrange(pair):

@@ -17,13 +17,13 @@ from foalkit.devices import device
 from foalkit.params import (
     ClipImages,
     Expression,
-    FineTuned,
     Hog,
     Imported,
     LogMel,
     Mfcc,
     Waveform,
     WavLM,
+    WavLMWeights,
     expand,
 )
 from foalkit.records import file_digest
@@ -295,7 +295,7 @@ class ImportedFeatures:
         return array.astype(np.float32)
 
 
-def load_wavlm(spec: WavLM | FineTuned, weights_folder: Path, where: str):
+def load_wavlm(spec: WavLMWeights, weights_folder: Path, where: str):
     """The WavLM (transformers, fp32) of a spec, by hub name, local folder or `small`, and the revision that was loaded.
 
     Raises UserError, beginning with the params key `where`, for a hub name without a revision, for weights that
@@ -375,81 +375,76 @@ def _mel_power(samples: np.ndarray, bands: int, hop_ms: int) -> np.ndarray:
 
 def _small_wavlm(folder: Path, width: int) -> Path:
     """A WavLM of 2 layers with seeded random weights, saved once, with the real one's frame rate (20 ms)."""
-    import torch
     from transformers import WavLMConfig, WavLMModel
 
-    if not (folder / "model.safetensors").exists():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            config = WavLMConfig(
-                hidden_size=width,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=2 * width,
-                conv_dim=(32,) * 7,
-                num_conv_pos_embeddings=16,
-                num_conv_pos_embedding_groups=2,
-                layerdrop=0.0,
-            )
-            _save_once(folder, lambda target: WavLMModel(config).save_pretrained(target))
+    config = WavLMConfig(
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        conv_dim=(32,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        layerdrop=0.0,
+    )
+    _save_once(folder, lambda target: WavLMModel(config).save_pretrained(target))
     return folder
 
 
 def _small_vit(folder: Path, width: int) -> Path:
     """A ViT of 2 layers with seeded random weights for 7 expressions, 64² pixels, saved once."""
-    import torch
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+    config = ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        image_size=64,
+        patch_size=8,
+        num_labels=7,
+    )
+
     def write(target: Path) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            config = ViTConfig(
-                hidden_size=width,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=2 * width,
-                image_size=64,
-                patch_size=8,
-                num_labels=7,
-            )
-            ViTForImageClassification(config).save_pretrained(target)
+        ViTForImageClassification(config).save_pretrained(target)
         ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(target)
 
-    if not (folder / "model.safetensors").exists():
-        _save_once(folder, write)
+    _save_once(folder, write)
     return folder
 
 
 def _small_clip(folder: Path, width: int) -> tuple[str, str]:
     """A CLIP of 2 layers with seeded random weights: its registered name and its weights file, saved once."""
     import open_clip
-    import torch
     from safetensors.torch import save_file
 
     name = f"small-{width}"
-    file = folder / "weights.safetensors"
-    if not file.exists():
-        config = {
-            "embed_dim": width,
-            "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-            "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-        }
+    config = {
+        "embed_dim": width,
+        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
 
-        def write(target: Path) -> None:
-            (target / f"{name}.json").write_text(json.dumps(config))
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(1)
-                save_file(open_clip.CLIP(**config).state_dict(), target / "weights.safetensors")
+    def write(target: Path) -> None:
+        (target / f"{name}.json").write_text(json.dumps(config))
+        save_file(open_clip.CLIP(**config).state_dict(), target / "weights.safetensors")
 
-        _save_once(folder, write)
+    _save_once(folder, write)
     open_clip.add_model_config(folder / f"{name}.json")
-    return name, str(file)
+    return name, str(folder / "weights.safetensors")
 
 
 def _save_once(folder: Path, write) -> None:
+    """`write` a network with seeded random weights into `folder`, which is there when it is whole."""
+    import torch
+
+    if folder.exists():
+        return
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True, exist_ok=True)
-    write(partial)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        write(partial)
     partial.rename(folder)
 
 

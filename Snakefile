@@ -16,7 +16,7 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 OUT = P.folder
-FOLDS, SEEDS = range(1, len(P.folds.groups) + 1), P.seeds
+SEEDS = P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
 NOTEBOOK = (
     f"papermill {workflow.basedir}/notebooks/{{nb}}.ipynb {{{{output.notebook}}}} --log-level WARNING --no-progress-bar --start-timeout 180"
@@ -45,7 +45,7 @@ rule all:  # names every record, so that a deleted run is trained again
         [
             f"{OUT}/runs/{protocol}/{variant}/fold{fold}-seed{seed}/record.json"
             for protocol, variant in ROWS
-            for fold in FOLDS
+            for fold in P.fold_numbers(protocol)
             for seed in SEEDS
         ],
 
@@ -68,6 +68,10 @@ rule preprocess:
 rule train:
     input:
         f"{OUT}/preprocess.json",
+        lambda w: [  # the runs whose weights it starts from
+            f"{OUT}/runs/{w.protocol}/{start}/fold{w.fold}-seed{w.seed}/record.json"
+            for start in P.variants[w.variant].starts_from
+        ],
     output:
         record=f"{OUT}/runs/{{protocol}}/{{variant}}/fold{{fold}}-seed{{seed}}/record.json",
         notebook=f"{OUT}/notebooks/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.ipynb",
@@ -87,7 +91,9 @@ rule train:
 rule five_fold:
     input:
         lambda w: expand(
-            f"{OUT}/runs/{w.protocol}/{w.variant}/fold{{fold}}-seed{{seed}}/record.json", fold=FOLDS, seed=SEEDS
+            f"{OUT}/runs/{w.protocol}/{w.variant}/fold{{fold}}-seed{{seed}}/record.json",
+            fold=P.fold_numbers(w.protocol),
+            seed=SEEDS,
         ),
     output:
         record=f"{OUT}/five_fold/{{protocol}}-{{variant}}.json",

@@ -38,9 +38,11 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
         value = chosen.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise UserError(f"{name} must be a whole number, got {value!r}")
-    fold, folds = chosen.get("fold"), len(loaded.folds.groups)
-    if fold is not None and not 1 <= fold <= folds:
-        raise UserError(f"fold {fold} does not exist; params {loaded.name} has folds 1 to {folds}")
+    fold, folds = chosen.get("fold"), loaded.fold_numbers(protocol)
+    if fold is not None and fold not in folds:
+        raise UserError(
+            f"fold {fold} does not exist; params {loaded.name}, {protocol}, has folds 1 to {folds[-1]}"
+        )
     return Job(loaded, **chosen)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from foalkit import ROOT, UserError
 
-Modality = Literal["audio", "video", "face", "face-clip"]
+Modality = Literal["audio", "video", "face", "face-clip", "face-frames", "mfcc"]
 Protocol = Literal["honest", "published"]
 Preset = Literal["ours", "paper", "code"]
 Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
@@ -72,11 +72,19 @@ class LogMel(Strict):
 
 
 class Mfcc(Strict):
-    """Mel-frequency cepstral coefficients (librosa) of 16 kHz audio."""
+    """Mel-frequency cepstral coefficients (librosa) of `seconds` of the sound from `start` on; null: all of it.
+
+    Windows of `window` samples, `hop` samples apart, through `bands` mel filters.
+    """
 
     encoder: Literal["mfcc"]
     coefficients: int = 13
-    hop_ms: int = 10
+    rate: int = 16_000  # Hz; CFN-SR: 44 100
+    window: int = 400
+    hop: int = 160
+    bands: int = 40
+    start: float = Field(0.0, ge=0)  # seconds into the utterance
+    seconds: float | None = Field(None, gt=0)  # a shorter sound is filled up with silence, and noted
 
 
 class Waveform(Strict):
@@ -140,6 +148,15 @@ class Hog(Strict):
     every: int = Field(1, ge=1)
 
 
+class Frames(Strict):
+    """The pictures themselves, `frames` of them spread evenly over the utterance, for a network that is trained."""
+
+    encoder: Literal["frames"]
+    frames: int = Field(30, ge=1)
+    size: int = 224  # pixels square
+    region: Literal["picture", "face"] = "face"
+
+
 class Imported(Strict):
     """Features made elsewhere: one .npy of shape (T, D) per utterance under `folder`."""
 
@@ -150,7 +167,7 @@ class Imported(Strict):
 
 
 Features = Annotated[
-    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Imported,
+    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Frames | Imported,
     Field(discriminator="encoder"),
 ]
 
@@ -183,6 +200,19 @@ class Model(Strict):
     projection_dim: int = 512
     projection_dropout: float = 0.5
     inputs: dict[Modality, Annotated[Input | FineTuned, Field(discriminator="kind")]] = {}
+
+
+class CfnSr(Strict):
+    """CFN-SR's switches (spec sections 3 and 6): what paper and released code say, and the ablations.
+
+    The stem sizes follow the `frames` and `mfcc` features.
+    """
+
+    block: bool = True  # the cross-modal block; without it the branches are only spliced
+    residual: bool = True
+    batch_summed_attention: bool = False  # the released code's maps, summed over the batch
+    crop: tuple[float, float] = (0.8, 1.4)  # the random crop's share of the picture; above 1 it is the whole
+    flip: float = Field(0.5, ge=0, le=1)  # chance that a clip is mirrored
 
 
 class Loss(Strict):
@@ -231,6 +261,14 @@ class Folds(Strict):
 
     by: Literal["session", "speaker"] = "session"
     groups: list[list[str]]  # the sessions or speakers that each fold holds out
+    # how many of them the published protocol tests, where that is not all: the rest is always trained on
+    published: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self):
+        if (self.published or 0) > len(self.groups):
+            raise ValueError(f"published: {self.published} of {len(self.groups)} groups")
+        return self
 
 
 class Variant(Strict):
@@ -240,8 +278,11 @@ class Variant(Strict):
     label: str
     modality: str
     streams: list[Modality]
+    network: Literal["foal-net", "cfn-sr"] = "foal-net"  # whose one- or two-stream network the streams enter
+    starts_from: list[str] = []  # the variants whose runs of the same fold and seed give the first weights
     set: dict[str, Any] = {}
-    published: dict[str, tuple[float, float]] = {}  # method → (UA, WA) in percent, as printed
+    # method → (UA, WA) in percent, as printed; null: not printed
+    published: dict[str, tuple[float | None, float | None]] = {}
     note: str = ""
     ledger: int | None = (
         None  # the ledger's row it belongs to: it is compared with foal-net, and was never printed
@@ -301,6 +342,7 @@ class Params(Strict):
     features: dict[Modality, Features]
     folds: Folds
     model: Model = Model()
+    cfn_sr: CfnSr = CfnSr()
     loss: Loss = Loss()
     training: Training = Training()
     seeds: list[int] = [0]
@@ -315,6 +357,9 @@ class Params(Strict):
                     raise ValueError(f"ablation.{protocol}: {_unknown('variant', name, self.variants)}")
                 if self.variants[name].ledger and "foal-net" not in names:
                     raise ValueError(f"ablation.{protocol}: {name} is compared with foal-net, so add that")
+                for start in self.variants[name].starts_from:
+                    if start not in names:
+                        raise ValueError(f"ablation.{protocol}: {name} starts from {start}, so add that")
                 for stream in self.variants[name].streams:
                     if stream not in self.features:
                         raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
@@ -329,6 +374,11 @@ class Params(Strict):
     def data_digest(self) -> str:
         """A digest of everything that shapes manifest and features."""
         return digest(self.model_dump(include={"corpus", "clip", "features"}))
+
+    def fold_numbers(self, protocol: str) -> range:
+        """The folds that a protocol tests, counted from 1."""
+        every = len(self.folds.groups)
+        return range(1, 1 + (self.folds.published or every if protocol == "published" else every))
 
     def for_variant(self, variant: str) -> "Params":
         """The params with the variant's own settings applied.
@@ -345,7 +395,10 @@ class Params(Strict):
     def digest(self, variant: str) -> str:
         """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
         p = self.for_variant(variant)
-        kept = p.model_dump(include={"corpus", "clip", "folds", "model", "loss", "training"})
+        own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}[p.variants[variant].network]
+        kept = p.model_dump(include={"corpus", "clip", "folds", "training", *own})
+        kept["network"] = p.variants[variant].network
+        kept["starts_from"] = {v: self.digest(v) for v in p.variants[variant].starts_from}
         kept["streams"] = {s: p.features[s].model_dump() for s in p.variants[variant].streams}
         return digest(kept)
 

@@ -53,7 +53,7 @@ def write_run(
     write_parquet(folder / "predictions.parquet", predictions)
     if absent is not None and len(absent):
         write_parquet(folder / "absent.parquet", absent)
-    save_file(weights, folder / "weights.tmp")
+    save_file({name: w.contiguous() for name, w in weights.items()}, folder / "weights.tmp")
     os.replace(folder / "weights.tmp", folder / "weights.safetensors")
     digests = {
         f"{part.stem}_digest": file_digest(part)
@@ -99,13 +99,28 @@ def read_predictions(folder: Path, part: str = "predictions") -> pd.DataFrame:
     return pd.read_parquet(file)
 
 
+def read_weights(folder: Path) -> dict:
+    """The weights of a run's selected epoch, by name.
+
+    Raises UserError when the file is not the one the record was written with.
+    """
+    from safetensors.torch import load_file
+
+    record, file = read_record(folder / "record.json"), folder / "weights.safetensors"
+    if not file.exists() or file_digest(file) != record.get("weights_digest"):
+        raise UserError(
+            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
+        )
+    return load_file(file)
+
+
 def read_runs(params: Params, protocol: str, variant: str) -> list[dict]:
     """The whole records of a variant's runs over the params' folds and seeds, each with its folder.
 
     Records made with other params (another digest) are left out: they answer another question.
     """
     wanted, found = params.digest(variant), []
-    for fold in range(1, len(params.folds.groups) + 1):
+    for fold in params.fold_numbers(protocol):
         for seed in params.seeds:
             folder = run_folder(params, protocol, variant, fold, seed)
             if (folder / "record.json").exists():
@@ -120,7 +135,7 @@ def missing_runs(params: Params, wanted: list[tuple[str, str]]) -> list[tuple[st
     missing = []
     for protocol, variant in wanted:
         have = {(r["fold"], r["seed"]) for r in read_runs(params, protocol, variant)}
-        runs = [(f + 1, s) for f in range(len(params.folds.groups)) for s in params.seeds]
+        runs = [(f, s) for f in params.fold_numbers(protocol) for s in params.seeds]
         missing += [(protocol, variant, f, s) for f, s in runs if (f, s) not in have]
     return missing
 

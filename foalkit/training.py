@@ -18,18 +18,19 @@ from foalkit.data.encoders import load_wavlm
 from foalkit.data.features import Data, FeatureStore, open_data
 from foalkit.data.folds import Split, check_coverage, split
 from foalkit.devices import device
-from foalkit.models import FoalNet, Unimodal
-from foalkit.models.inputs import Standardise, WavLMInput, build_input
+from foalkit.models import CFNSR, AudioCNN, FoalNet, ResNeXt3D, Unimodal
+from foalkit.models.inputs import ChannelsFirst, PicturesInput, Standardise, WavLMInput, build_input
 from foalkit.params import Params
 from foalkit.processes import Processes, launch
 from foalkit.progress import progress
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # stream → features (B, T, D), mask (B, T)
+Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
 Entered = list[tuple[Tensor, Tensor]]  # the same after the input layers, in the variant's order
 
 
 class Net(nn.Module):
-    """Input layers per stream, then Foal-Net for two streams (audio, a picture) or Unimodal for one."""
+    """Input layers per stream, then the network: Foal-Net's or CFN-SR's, for both streams or for one."""
 
     def __init__(self, inputs: dict[str, nn.Module], scales: dict[str, nn.Module], core: nn.Module):
         super().__init__()
@@ -44,8 +45,13 @@ class Net(nn.Module):
 
     def forward(self, streams: Streams) -> Tensor:
         """Class logits `(B, classes)`."""
-        entered = self.enter(streams)
-        return self.core(*(x for x, _ in entered), *(mask for _, mask in entered))
+        return classify(self.core, self.enter(streams))
+
+
+def classify(core: nn.Module, entered: Entered) -> Tensor:
+    """Class logits `(B, classes)` of a network without its input layers; CFN-SR's clips are whole, without masks."""
+    masks = [mask for _, mask in entered] if isinstance(core, FoalNet | Unimodal) else []
+    return core(*(x for x, _ in entered), *masks)
 
 
 @dataclass
@@ -66,7 +72,10 @@ class Result:
 
 
 def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], train: list[str]) -> Net:
-    """The variant's model for features of these widths; `train` utterances give the standardisation."""
+    """The variant's model for features of these widths; `train` utterances give the standardisation.
+
+    Raises UserError for sizes that do not fit, and for features that CFN-SR cannot read.
+    """
     sizes, streams = params.model, params.variants[variant].streams
     scales, inputs = {}, {}
     for s in streams:
@@ -76,6 +85,8 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
             scales[s] = Standardise(
                 *(torch.tensor(v, dtype=torch.float32) for v in (mean, std + 1e-3 * std.mean()))
             )
+        if params.variants[variant].network == "cfn-sr":
+            continue
         spec = params.model.inputs.get(s)
         if spec and spec.kind == "wavlm":
             inputs[s] = _fine_tuned(params, s)
@@ -88,6 +99,8 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
         inputs[s] = build_input(
             spec.kind if spec else "none", stores[s].width, spec and spec.width, **options
         )
+    if params.variants[variant].network == "cfn-sr":
+        return _cfn_sr(params, variant, stores, scales)
     classes = len(params.corpus.classes)
     widths = [inputs[s].width for s in streams]
     try:
@@ -109,6 +122,48 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
     except ValueError as error:
         raise UserError(f"params {params.name}, variant {variant}: {error}") from None
     return Net(inputs, scales, core)
+
+
+def _cfn_sr(params: Params, variant: str, stores: dict[str, FeatureStore], scales: dict) -> Net:
+    """CFN-SR, or its one-modality network, for stored frames and MFCCs."""
+    own, streams, classes = params.cfn_sr, params.variants[variant].streams, len(params.corpus.classes)
+    where = f"params {params.name}, variant {variant}"
+    if params.training.processes > 1:
+        raise UserError(f"{where}: batch normalisation needs the whole batch: set training.processes=1")
+    if "face-frames" in streams and params.features["face-frames"].encoder != "frames":
+        raise UserError(f"{where}: CFN-SR sees pictures: set features.face-frames to {{encoder: frames}}")
+    for stream in streams:
+        lengths = stores[stream].lengths
+        short = min(lengths, key=lengths.get)
+        if stream == "mfcc" and not 212 <= lengths[short] <= max(lengths.values()) <= 219:
+            raise UserError(
+                f"{where}: {short} has {lengths[short]} MFCC frames, CFN-SR reads 212 to 219 of every clip: "
+                "set features.mfcc.seconds"
+            )
+    inputs = {
+        s: PicturesInput(stores[s].width, crop=own.crop, flip=own.flip)
+        if s == "face-frames"
+        else ChannelsFirst(stores[s].width)
+        for s in streams
+    }
+    size = {}
+    if "face-frames" in streams:
+        frames = params.features["face-frames"]
+        size = {"frames": frames.frames, "size": frames.size}
+    try:
+        match streams:
+            case ["face-frames"]:
+                core = ResNeXt3D(classes, **size)
+            case ["mfcc"]:
+                core = AudioCNN(classes)
+            case ["face-frames", "mfcc"]:
+                switches = own.model_dump(include={"block", "residual", "batch_summed_attention"})
+                core = CFNSR(classes, **size, **switches)
+            case _:
+                raise UserError(f"{where}: CFN-SR's streams are face-frames, mfcc, or both in this order")
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    return Net(inputs, scales, core.to(memory_format=torch.channels_last_3d))
 
 
 def _fine_tuned(params: Params, stream: str) -> WavLMInput:
@@ -159,8 +214,7 @@ def _share_terms(core, entered, labels, params, projected, rows, generator) -> d
     if rows is not None:
         entered, labels = [(x[rows], mask[rows]) for x, mask in entered], labels[rows]
     if not isinstance(core, FoalNet):
-        ((x, mask),) = entered
-        return {"ce": F.cross_entropy(core(x, mask), labels)}
+        return {"ce": F.cross_entropy(classify(core, entered), labels)}
     (audio, audio_mask), (video, video_mask) = entered
     pair = (audio, video, audio_mask, video_mask)
     fused = core.fuse(*pair)
@@ -255,15 +309,19 @@ def train(
     seed: int,
     protocol: str,
     processes: Processes | None = None,
+    start: Start | None = None,
 ) -> Result:
     """Train one variant on one fold and score every epoch on validation and test.
 
     `params` are the file's; the variant's settings are applied here. The test fold's logits are only kept:
-    nothing is chosen by them under the honest protocol. With `training.processes` above 1 the work is done by
-    that many processes (`foalkit.processes`). Raises UserError when the loss stops being finite.
+    nothing is chosen by them under the honest protocol. `start` is what `first_weights` gives. With
+    `training.processes` above 1 the work is done by that many processes (`foalkit.processes`). Raises UserError
+    when the loss stops being finite.
     """
     started, p = time.monotonic(), params.for_variant(variant)
     t, streams = p.training, p.variants[variant].streams
+    if p.variants[variant].starts_from and not start:
+        raise UserError(f"{variant} starts from other runs: give their weights (training.first_weights)")
     if t.processes > 1 and processes is None:
         return launch(params, variant, sides, seed, protocol)
     on, threads = processes.device if processes else device(t.device), torch.get_num_threads()
@@ -273,6 +331,8 @@ def train(
         np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
         rng = torch.Generator().manual_seed(seed)
         net = build_net(p, variant, data.stores, sides.train).to(on)
+        if start:
+            net.core.start_from(*start.values())
         if processes is not None:
             torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
             np.random.seed(seed + processes.rank)
@@ -332,7 +392,8 @@ def train(
             if best is None or rank > best:
                 best, weights = rank, {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
         net.load_state_dict(weights)
-        absent = _absent(net, data, sides.test, speakers, p, streams, processes)
+        fused = streams if isinstance(net.core, FoalNet) else []
+        absent = _absent(net, data, sides.test, speakers, p, fused, processes)
     finally:
         torch.set_num_threads(threads)
     predictions = pd.concat(kept, ignore_index=True)
@@ -368,7 +429,9 @@ def predict(
     rows = torch.arange(len(utterances))
     mine = rows[processes.rank :: processes.count] if processes else rows
     with torch.inference_mode(), torch.autocast(on.type, torch.bfloat16, enabled=t.precision == "bf16"):
-        for some in mine.split(t.micro_batch or 256):
+        for some in mine.split(
+            t.micro_batch or (256 if isinstance(net.core, FoalNet | Unimodal) else t.batch)
+        ):
             part = _batch(stores, streams, [utterances[i] for i in some], on)
             if without is not None:
                 part[without] = (part[without][0], torch.zeros_like(part[without][1]))
@@ -383,7 +446,7 @@ def predict(
 
 
 def _absent(net, data: Data, utterances, speakers, params: Params, streams, processes) -> pd.DataFrame:
-    """The selected epoch's logits of a fused variant with each of its streams hidden in turn."""
+    """The selected epoch's logits of Foal-Net with each of its streams hidden in turn."""
     true, parts = data.labels(utterances), []
     for hidden in streams if len(streams) > 1 else []:
         logits = predict(net, data.stores, streams, utterances, params, processes, without=hidden)
@@ -423,6 +486,12 @@ def save(
         "params_digest": params.digest(variant),
         "params": params.for_variant(variant).model_dump(mode="json", exclude={"variants"}),
         "streams": params.variants[variant].streams,
+        "starts_from": {
+            v: records.read_record(records.run_folder(params, protocol, v, fold, seed) / "record.json")[
+                "weights_digest"
+            ]
+            for v in params.variants[variant].starts_from
+        },
         "manifest_digest": data.info["manifest_digest"],
         "feature_digests": {s: data.info["features"][s]["digest"] for s in params.variants[variant].streams},
         "encoders": {s: data.info["features"][s]["encoder"] for s in params.variants[variant].streams},
@@ -443,9 +512,24 @@ def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data:
     check_coverage(data.table, params)
     sides = split(data.table, params, fold, protocol)
     leaks.check(data, sides)
-    result = train(params, variant, data, sides, seed, protocol)
+    start = first_weights(params, variant, fold, seed, protocol)
+    result = train(params, variant, data, sides, seed, protocol, start=start)
     leaks.check_statistics(result.weights, data.stores, sides)
     return save(params, variant, fold, seed, protocol, data, sides, result)
+
+
+def first_weights(params: Params, variant: str, fold: int, seed: int, protocol: str) -> Start:
+    """The weights that a variant starts from, by variant: the selected epoch's of the same fold, seed and protocol.
+
+    A run that is not there is trained first. Raises UserError for weights that are not the ones of their record.
+    """
+    states = {}
+    for name in params.variants[variant].starts_from:
+        if any(f == fold and s == seed for _, _, f, s in records.missing_runs(params, [(protocol, name)])):
+            run(params, name, fold, seed, protocol)
+        state = records.read_weights(records.run_folder(params, protocol, name, fold, seed))
+        states[name] = {k.removeprefix("core."): v for k, v in state.items() if k.startswith("core.")}
+    return states
 
 
 def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]:

@@ -53,11 +53,35 @@ def test_log_mel_is_computed_as_said(tmp_path):
 
 
 def test_mfcc_is_computed_as_said(tmp_path):
-    got = encoder(tmp_path, encoder="mfcc", coefficients=13, hop_ms=10)(SOUND)
+    got = encoder(tmp_path, encoder="mfcc", coefficients=13)(SOUND)
     decibels = 10 * np.log10(np.maximum(naive_mel_power(SOUND, 40, 160), 1e-10))
     decibels = np.maximum(decibels, decibels.max() - 80)
     assert got.shape == (101, 13) and got.dtype == np.float32
     np.testing.assert_allclose(got, dct(decibels, norm="ortho")[:, :13], atol=2e-2)
+
+
+def test_cfn_srs_mfccs_are_librosas_own(tmp_path):
+    spec = {"rate": 44_100, "window": 2048, "hop": 512, "bands": 128, "start": 0.5, "seconds": 2.45}
+    mfcc = encoder(tmp_path, encoder="mfcc", coefficients=13, **spec)
+    sound = (0.2 * np.sin(np.arange(108_045) ** 1.2 / 90)).astype(np.float32)
+    assert mfcc.rate == 44_100 and mfcc(sound).shape == (212, 13) and mfcc.note(sound) is None
+    np.testing.assert_allclose(
+        mfcc(sound), librosa.feature.mfcc(y=sound, sr=44_100, n_mfcc=13).T, rtol=1e-4, atol=1e-3
+    )
+    half = sound[:54_000]
+    assert mfcc.note(half) == "106 of 212 MFCC frames, the rest is silence"
+    np.testing.assert_array_equal(mfcc(half), mfcc(np.append(half, np.zeros(54_045, np.float32))))
+
+
+@pytest.mark.parametrize(
+    ("frames", "count", "kept"), [(3, 9, [1, 4, 7]), (4, 6, [0, 2, 3, 5]), (3, 2, [0, 1, 1])]
+)
+def test_frames_are_spread_evenly(tmp_path, frames, count, kept):
+    pictures = encoder(tmp_path, encoder="frames", frames=frames, size=64)
+    middles = [(k + 0.5) * count / frames for k in range(frames)]
+    assert pictures.pick(count).tolist() == [int(m) for m in middles] == kept
+    assert pictures.width == 64 * 64 * 3
+    np.testing.assert_array_equal(pictures(FRAMES).reshape(FRAMES.shape), FRAMES)
 
 
 def test_very_short_sound_gives_a_frame(tmp_path, weights):

@@ -136,7 +136,7 @@ def test_a_killed_build_of_waveforms_resumes(raw, monkeypatch):
     packed = raw.folder / "features" / "audio.partial" / "features.i16"
     packed.write_bytes(packed.read_bytes() + b"x" * 77)  # half an utterance
     read, made = media.read_audio, []
-    monkeypatch.setattr(media, "read_audio", lambda *a: made.append(a) or read(*a))
+    monkeypatch.setattr(media, "read_audio", lambda *a, **how: made.append(a) or read(*a, **how))
     prepare(raw)
     assert len(made) == count - 4 and store_bytes(raw) == whole
 

@@ -2,9 +2,10 @@
 
 import pandas as pd
 import pytest
+from conftest import refused
 
 from foalkit import ROOT, UserError, params
-from foalkit.data.folds import Split, check_coverage, check_split, split
+from foalkit.data.folds import Split, check_coverage, check_split, never_tested, split, summary
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,19 @@ def test_actor_folds_share_no_actor(protocol):
         assert len(set.union(*held)) == 24 and len(held[2]) == 4
         tested += sides.test
     assert sorted(tested) == sorted(table["utterance"])
+
+
+def test_cfn_srs_published_folds_never_test_four_actors():
+    p = params.load("ravdess-cfnsr")
+    actors = [f"Actor_{k:02}" for k in range(1, 25)]
+    table = pd.DataFrame({c: actors for c in ("utterance", "speaker", "session", "dialogue")})
+    check_coverage(table, p)  # the honest folds test all
+    tested = [u for fold in range(1, 6) for u in split(table, p, fold, "published").test]
+    assert tested == actors[:20] and never_tested(p, "published") == actors[20:]
+    assert set(actors[20:]) <= set(split(table, p, 5, "published").train)
+    assert never_tested(p, "honest") == []
+    assert "folds are 1 to 5 (published)" in refused(lambda: split(table, p, 6, "published"))
+    assert len(summary(table, p, "published")) == 5
 
 
 def test_planted_leaks_are_named(table, p):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from conftest import refused
 
 from foalkit import ROOT, UserError, notebook, params
 
@@ -42,8 +43,36 @@ def test_published_numbers_are_the_papers():
     assert variants["foal-net"].published == {"Foal-Net": (80.10, 79.45)}
     assert variants["audio"].published == {"WavLM": (77.68, 77.25)}
     printed = ["video-face", "video-face-clip", "video", "audio", "baseline", "avel", "mem", "foal-net"]
-    assert [v for v in variants if not v.startswith("ledger-")] == printed
-    assert all(not variants[v].published for v in variants if v not in printed)
+    cfn_sr = ["cfn-video", "cfn-audio", "concat", "no-residual", "batch-summed", "cfn-sr"]
+    assert [v for v in variants if not v.startswith("ledger-")] == printed + cfn_sr
+    accuracy = {v: list(variants[v].published.values()) for v in cfn_sr}
+    assert [accuracy[v] for v in ("cfn-video", "cfn-audio", "concat", "cfn-sr")] == [
+        [(None, 62.99)],
+        [(None, 56.53)],
+        [(None, 71.04)],
+        [(None, 75.76)],
+    ]
+    assert all(not variants[v].published for v in variants if v not in printed + cfn_sr)
+
+
+def test_cfn_srs_runs_depend_on_the_runs_they_start_from():
+    p = params.load("ravdess-cfnsr")
+    longer = params.load("ravdess-cfnsr", "variants.cfn-video.set.training.epochs=71")
+    assert longer.digest("cfn-audio") == p.digest("cfn-audio")
+    assert all(longer.digest(v) != p.digest(v) for v in ("cfn-video", "concat", "cfn-sr"))
+    # nor on Foal-Net's switches, and Foal-Net's not on theirs
+    assert params.load("ravdess-cfnsr", "loss.mem=0.5").digest("cfn-sr") == p.digest("cfn-sr")
+    assert params.load("demo", "cfn_sr.flip=0").digest("foal-net") == params.load("demo").digest("foal-net")
+    line = refused(lambda: params.load("ravdess-cfnsr", "ablation.honest=[cfn-video,cfn-sr]"))
+    assert "cfn-sr starts from cfn-audio, so add that" in line
+
+
+def test_the_published_protocol_may_test_fewer_folds():
+    p = params.load("ravdess-cfnsr")
+    assert list(p.fold_numbers("honest")) == [1, 2, 3, 4, 5, 6]
+    assert list(p.fold_numbers("published")) == [1, 2, 3, 4, 5]
+    assert "published: 7 of 6 groups" in refused(lambda: params.load("ravdess-cfnsr", "folds.published=7"))
+    assert list(params.load("demo").fold_numbers("published")) == [1, 2, 3, 4, 5]
 
 
 def test_yaml_11_floats_without_a_point_are_numbers(tmp_path):

@@ -1,7 +1,7 @@
 """Encoders: a clip of one modality in, features `(T, D)` out; small, pinned, and checked for their width.
 
-An audio encoder takes 16 kHz mono samples `(S,)`; a video encoder takes RGB frames `(T, size, size, 3)`.
-Both are called with one clip and return float32 `(T, D)`; `identity` names all that shapes the result.
+An audio encoder takes mono samples `(S,)` at its `rate`, 16 kHz where it has none; a video encoder takes RGB frames
+`(T, size, size, 3)`. Both are called with one clip and return `(T, D)`; `identity` names all that shapes the result.
 """
 
 import json
@@ -17,6 +17,7 @@ from foalkit.devices import device
 from foalkit.params import (
     ClipImages,
     Expression,
+    Frames,
     Hog,
     Imported,
     LogMel,
@@ -42,7 +43,13 @@ def make_encoder(spec, weights_folder: Path) -> Encoder:
 
     Raises UserError for an unknown model, revision or file, and for a width that is not the params'.
     """
-    kinds = {LogMel: LogMelEncoder, Mfcc: MfccEncoder, Waveform: WaveformEncoder, Hog: HogEncoder}
+    kinds = {
+        LogMel: LogMelEncoder,
+        Mfcc: MfccEncoder,
+        Waveform: WaveformEncoder,
+        Hog: HogEncoder,
+        Frames: FramesEncoder,
+    }
     if type(spec) in kinds:
         return kinds[type(spec)](spec)
     loaded = {WavLM: WavLMEncoder, ClipImages: ClipEncoder, Expression: ExpressionEncoder}
@@ -59,23 +66,35 @@ class LogMelEncoder:
         self.identity = {**spec.model_dump(), "librosa": _version("librosa")}
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        return np.log(_mel_power(samples, self.spec.bands, self.spec.hop_ms) + 1e-6).T
+        hop = SAMPLE_RATE * self.spec.hop_ms // 1000
+        return np.log(_mel_power(samples, self.spec.bands, hop) + 1e-6).T
 
 
 class MfccEncoder:
-    """Mel-frequency cepstral coefficients `(T, coefficients)`, one frame every `hop_ms`, window 25 ms."""
+    """Mel-frequency cepstral coefficients `(T, coefficients)`, every `hop` samples, as many as `seconds` has."""
 
     modality = "audio"
 
     def __init__(self, spec: Mfcc):
-        self.spec, self.width = spec, spec.coefficients
+        self.spec, self.width, self.rate = spec, spec.coefficients, spec.rate
         self.identity = {**spec.model_dump(), "librosa": _version("librosa")}
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         import librosa
 
-        decibels = librosa.power_to_db(_mel_power(samples, 40, self.spec.hop_ms))
-        return librosa.feature.mfcc(S=decibels, n_mfcc=self.spec.coefficients).T.astype(np.float32)
+        s = self.spec
+        if s.seconds is not None:
+            samples = librosa.util.fix_length(samples, size=round(s.seconds * s.rate))
+        power = _mel_power(samples, s.bands, s.hop, rate=s.rate, window=s.window)
+        return librosa.feature.mfcc(S=librosa.power_to_db(power), n_mfcc=s.coefficients).T.astype(np.float32)
+
+    def note(self, samples: np.ndarray) -> str | None:
+        """What a reader must know of a sound that is shorter than the spec's `seconds`."""
+        wanted = 0 if self.spec.seconds is None else round(self.spec.seconds * self.rate)
+        if len(samples) >= wanted:
+            return None
+        have, all_of_it = (1 + n // self.spec.hop for n in (len(samples), wanted))
+        return f"{have} of {all_of_it} MFCC frames, the rest is silence"
 
 
 class WaveformEncoder:
@@ -119,6 +138,23 @@ class HogEncoder:
         result = np.sqrt(result)
         result /= np.sqrt((result**2).sum(-1).mean((1, 2)))[:, None, None, None] + 1e-6
         return result.reshape(len(grey), -1)
+
+
+class FramesEncoder:
+    """The pictures themselves, uint8 `(frames, size² · 3)`: those in the middle of as many equal parts of a clip."""
+
+    modality = "video"
+
+    def __init__(self, spec: Frames):
+        self.frames, self.size, self.width = spec.frames, spec.size, spec.size**2 * 3
+        self.identity = spec.model_dump(exclude={"region"})
+
+    def pick(self, count: int) -> np.ndarray:
+        """Which of a clip's `count` frames are kept, `(frames,)`; a clip of fewer shows some of them again."""
+        return (2 * np.arange(self.frames) + 1) * count // (2 * self.frames)
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return frames.reshape(len(frames), -1)
 
 
 class WavLMEncoder:
@@ -360,15 +396,17 @@ def _pinned(model: str, revision: str | None, where: str) -> tuple[str, str, str
     return model, revision, revision
 
 
-def _mel_power(samples: np.ndarray, bands: int, hop_ms: int) -> np.ndarray:
+def _mel_power(
+    samples: np.ndarray, bands: int, hop: int, *, rate: int = SAMPLE_RATE, window: int = 400
+) -> np.ndarray:
     import librosa
 
     return librosa.feature.melspectrogram(
         y=samples,
-        sr=SAMPLE_RATE,
-        n_fft=512,
-        win_length=400,
-        hop_length=SAMPLE_RATE * hop_ms // 1000,
+        sr=rate,
+        n_fft=1 << (window - 1).bit_length(),  # the next power of two: 512 for 25 ms at 16 kHz
+        win_length=window,
+        hop_length=hop,
         n_mels=bands,
     )
 

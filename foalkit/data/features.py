@@ -1,4 +1,4 @@
-"""The feature store: one packed 16-bit array per stream and a Parquet index, built once, read without copying."""
+"""The feature store: one packed array per stream and a Parquet index, built once, read without copying."""
 
 import fcntl
 import json
@@ -21,15 +21,17 @@ from foalkit.progress import progress
 from foalkit.records import file_digest, write_json, write_parquet
 
 IN_MEMORY_BYTES = 4 << 30  # a store below this is read at once, in order: faster than a cold map
-FILES = {"float16": "features.f16", "int16": "features.i16"}  # the packed array by its dtype
+# the packed array by its dtype
+FILES = {"float16": "features.f16", "int16": "features.i16", "uint8": "features.u8"}
 FULL_SCALE = 32768  # int16 of a sample at 1.0
 
 
 class FeatureStore:
     """Features of all utterances of one stream: `store[utterance]` is a float16 `(T, D)` view.
 
-    A store of waveforms holds int16 `(S, 1)`: samples times 32 768. `found` says, where faces were looked for, in
-    which share of an utterance's frames one was found.
+    A store of waveforms holds int16 `(S, 1)`: samples times 32 768; one of pictures uint8 `(T, size² · 3)`. `found`
+    says, where faces were looked for, in which share of an utterance's frames one was found; `notes` what was filled
+    up.
     """
 
     def __init__(self, folder: Path):
@@ -45,10 +47,12 @@ class FeatureStore:
         self._keys = dict(zip(index["utterance"], index["key"], strict=True))
         looked = index.dropna(subset="found") if "found" in index else index[:0].assign(found=0.0)
         self.found = dict(zip(looked["utterance"], looked["found"].tolist(), strict=True))
+        self.notes = dict(index.loc[index["note"].notna(), ["utterance", "note"]].to_numpy())
         file, shape = folder / FILES[self.dtype], (int(index["frames"].sum()), self.width)
-        if not file.exists() or file.stat().st_size != 2 * shape[0] * shape[1]:
+        size = np.dtype(self.dtype).itemsize * shape[0] * shape[1]
+        if not file.exists() or file.stat().st_size != size:
             raise UserError(f"{folder}: {file.name} and its index disagree; delete it to rebuild it")
-        small = file.stat().st_size < IN_MEMORY_BYTES
+        small = size < IN_MEMORY_BYTES
         self.packed = (
             np.fromfile(file, self.dtype).reshape(shape)
             if small
@@ -60,9 +64,13 @@ class FeatureStore:
         return self.packed[offset : offset + self.lengths[utterance]]
 
     def batch(self, utterances) -> tuple[np.ndarray, np.ndarray]:
-        """Padded float32 `(B, T, D)` and its mask `(B, T)`, True where a frame is real; samples in [-1, 1]."""
+        """Padded float32 `(B, T, D)` and its mask `(B, T)`, True where a frame is real; samples in [-1, 1].
+
+        Pictures stay uint8.
+        """
         lengths = np.array([self.lengths[u] for u in utterances])
-        x = np.zeros((len(lengths), lengths.max(), self.width), np.float32)
+        kind = np.uint8 if self.dtype == "uint8" else np.float32
+        x = np.zeros((len(lengths), lengths.max(), self.width), kind)
         for i, utterance in enumerate(utterances):
             x[i, : lengths[i]] = self[utterance]
         if self.dtype == "int16":
@@ -181,10 +189,11 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     partial = folder.with_name(f"{stream}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     packed = partial / FILES[reader.dtype]
-    done = _resume(partial / "log.jsonl", packed, keys, 2 * reader.width)
+    frame_bytes = np.dtype(reader.dtype).itemsize * reader.width
+    done = _resume(partial / "log.jsonl", packed, keys, frame_bytes)
     todo = [row for row in table.to_dict("records") if row["utterance"] not in done]
     with packed.open("ab") as data, (partial / "log.jsonl").open("a") as log:
-        offset = data.tell() // (2 * reader.width)
+        offset = data.tell() // frame_bytes
         for row, result in progress(_results(reader, todo, old, keys), f"features of {stream}", len(todo)):
             entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
             if isinstance(result, str):
@@ -192,15 +201,16 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             else:
                 data.write(result.tobytes())
                 data.flush()
-                entry |= {"offset": offset, "frames": len(result), "found": _found(row, reader, old, keys)}
+                entry |= {"offset": offset, "frames": len(result), **_said(row, reader, old, keys)}
                 offset += len(result)
             log.write(json.dumps(entry) + "\n")
             log.flush()
             done[row["utterance"]] = entry
     entries = [done[u] for u in keys]  # table order
     good = pd.DataFrame(
-        [e for e in entries if "failed" not in e], columns=["utterance", "offset", "frames", "key", "found"]
-    ).astype({"found": float})  # NaN: no face was looked for
+        [e for e in entries if "failed" not in e],
+        columns=["utterance", "offset", "frames", "key", "found", "note"],
+    ).astype({"found": float, "note": "str"})  # NaN: no face was looked for, nothing to note
     failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
     if good.empty and failed:
         raise UserError(
@@ -216,6 +226,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             "frames": int(good["frames"].sum()),
             "digest": digest(dict(zip(good["utterance"], good["key"], strict=True))),
             "found_rate": _found_rate(good["found"].dropna()),
+            "noted": int(good["note"].notna().sum()),
             "failed": failed,
             "failed_keys": {u: keys[u] for u in failed},
         },
@@ -252,10 +263,11 @@ class _Reader:
         else:
             self.encoder = make_encoder(self.spec, params.folder / "weights")
         self.digests = digests  # of the media files
-        self.found: dict[str, float] = {}  # by utterance, as FeatureStore.found
+        self.found: dict[str, float] = {}  # by utterance, as FeatureStore's
+        self.notes: dict[str, str] = {}
         self.boxes = params.folder / "features" / "face_boxes"
         self.width, self.identity = self.encoder.width, self.encoder.identity
-        self.dtype = "int16" if self.spec.encoder == "waveform" else "float16"
+        self.dtype = {"waveform": "int16", "frames": "uint8"}.get(self.spec.encoder, "float16")
         # one light encoder per core; a large model is one process with all the cores, or a GPU
         self.workers = os.cpu_count() or 1 if getattr(self.spec, "model", "small") == "small" else 1
 
@@ -268,7 +280,7 @@ class _Reader:
         file = row[self.encoder.modality]  # none: left out when it is read
         parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.encoder.modality == "video":
-            parts |= {"region": self.spec.region, "every": self.spec.every}
+            parts |= {"region": self.spec.region, "every": self._every}
             parts |= (
                 {"face": self._face_key(row)}
                 if self._looks_for_face(row)
@@ -296,17 +308,28 @@ class _Reader:
         file = self.root / row[modality]
         start, end = self._range(row)
         if modality == "audio":
-            clip = media.read_audio(file, start, end)
+            clip = media.read_audio(file, start, end, rate=getattr(self.encoder, "rate", media.SAMPLE_RATE))
+            if note := getattr(self.encoder, "note", lambda _: None)(clip):
+                self.notes[row["utterance"]] = f"{file.name}: {note}"
         elif self._looks_for_face(row):
             clip = self._faces(row, file, start, end)
         else:
             box = _ints(row[self._column])
             if self.spec.region == "face":
                 box = square(box)
-            clip = media.read_frames(
-                file, start, end, crop=box, size=self.encoder.size, every=self.spec.every
-            )
+            clip = media.read_frames(file, start, end, crop=box, size=self.encoder.size, every=self._every)
+            if pick := self._pick:
+                clip = clip[pick(len(clip))]
         return self._packed(self.encoder(clip), file)
+
+    @property
+    def _every(self) -> int:
+        return getattr(self.spec, "every", 1)
+
+    @property
+    def _pick(self):
+        """The encoder's own choice among a clip's frames, None where it has none."""
+        return getattr(self.encoder, "pick", None)
 
     def _looks_for_face(self, row: dict) -> bool:
         """Whether the face must be looked for: the manifest does not say where it is."""
@@ -329,15 +352,22 @@ class _Reader:
         if not found.any():
             raise media.MediaError(f"{file.name}: no face found in any of its {len(found)} frames")
         self.found[row["utterance"]] = float(found.mean())
-        pictures = media.iter_frames(file, start, end, crop=crop, every=self.spec.every)
-        boxes = boxes[:: self.spec.every]
-        return np.stack(
-            [faces.cut(p, box, self.encoder.size) for p, box in zip(pictures, boxes, strict=True)]
-        )
+        boxes = boxes[:: self._every]
+        wanted = self._pick(len(boxes)) if self._pick else np.arange(len(boxes))
+        pictures = media.iter_frames(file, start, end, crop=crop, every=self._every)
+        cuts = {
+            i: faces.cut(p, box, self.encoder.size)
+            for i, (p, box) in enumerate(zip(pictures, boxes, strict=True))
+            if i in wanted
+        }
+        return np.stack([cuts[i] for i in wanted])
 
     def _range(self, row: dict) -> tuple[float, float]:
         """The same moment in both files: an audio file begins with its utterance, a video file need not."""
-        start, end = self.clip.window(row["end"] - row["start"])
+        length = row["end"] - row["start"]
+        start, end = self.clip.window(length)
+        if self.spec.encoder == "mfcc" and self.spec.seconds is not None:  # it says itself which part
+            start, end = self.spec.start, self.spec.start + self.spec.seconds
         if self.encoder.modality == "audio":
             return start, end
         return row["start"] + start, min(row["end"], row["start"] + end)
@@ -350,7 +380,9 @@ class _Reader:
             torch.set_num_threads(1)
 
     def _packed(self, features: np.ndarray, file: Path) -> np.ndarray:
-        """Features as they are stored; raises MediaError for those that 16 bits cannot hold."""
+        """Features as they are stored; raises MediaError for those that fp16 cannot hold."""
+        if self.dtype == "uint8":
+            return features
         if self.dtype == "int16":
             return np.rint(features * FULL_SCALE).clip(-32767, 32767).astype(np.int16)
         with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
@@ -368,11 +400,11 @@ def _ints(box) -> media.Box | None:
     return None if box is None else tuple(map(int, box))
 
 
-def _found(row: dict, reader: _Reader, old: FeatureStore | None, keys: dict[str, str]) -> float | None:
-    """The share of a stored utterance's frames in which a face was found, None where none was looked for."""
+def _said(row: dict, reader: _Reader, old: FeatureStore | None, keys: dict[str, str]) -> dict:
+    """What is kept of a stored utterance beside its features: `found` and `note`, None where there is nothing."""
     utterance = row["utterance"]
-    unchanged = old is not None and old.key(utterance) == keys[utterance]
-    return (old if unchanged else reader).found.get(utterance)
+    said = old if old is not None and old.key(utterance) == keys[utterance] else reader
+    return {"found": said.found.get(utterance), "note": said.notes.get(utterance)}
 
 
 def _found_rate(rates: pd.Series) -> dict | None:

@@ -29,8 +29,8 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Spli
     Raises UserError for a fold that does not exist and for any speaker or dialogue on two sides.
     """
     groups, count = params.folds.groups, len(params.folds.groups)
-    if not 1 <= fold <= count:
-        raise UserError(f"fold {fold} does not exist; folds are 1 to {count}")
+    if fold not in (folds := params.fold_numbers(protocol)):
+        raise UserError(f"fold {fold} does not exist; folds are 1 to {folds[-1]} ({protocol})")
     test = groups[fold - 1]
     validation = groups[fold % count] if protocol == "honest" else []
     train = [g for group in groups for g in group if g not in test and g not in validation]
@@ -81,10 +81,15 @@ def check_coverage(table: pd.DataFrame, params: Params) -> None:
         raise UserError(f"folds.groups: {', '.join(never)} would never be tested")
 
 
+def never_tested(params: Params, protocol: str) -> list[str]:
+    """The sessions or speakers that no fold of the protocol tests (`folds.published`): their number is not whole."""
+    return [g for group in params.folds.groups[params.fold_numbers(protocol)[-1] :] for g in group]
+
+
 def summary(table: pd.DataFrame, params: Params, protocol: str) -> pd.DataFrame:
     """Utterances per side of every fold, what it tests, and the split's digest."""
     rows = []
-    for fold in range(1, len(params.folds.groups) + 1):
+    for fold in params.fold_numbers(protocol):
         s = split(table, params, fold, protocol)
         sizes = {side: len(getattr(s, side)) for side in ("train", "validation", "test")}
         rows.append({"fold": fold, **sizes, "tested": ", ".join(s.groups["test"]), "digest": s.digest})

@@ -1,4 +1,4 @@
-"""Decode exactly a time range of a file: frames at the true frame rate, audio at 16 kHz mono (PyAV)."""
+"""Decode exactly a time range of a file: frames at the true frame rate, audio as mono at one rate (PyAV)."""
 
 import itertools
 import math
@@ -21,8 +21,10 @@ class MediaError(UserError):
     """A file that cannot be used, with its name and the reason: the utterance is left out, the run goes on."""
 
 
-def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
-    """The samples of [start, end) seconds as 16 kHz mono float32 `(S,)`, the mean of the file's channels.
+def read_audio(
+    file: Path, start: float = 0.0, end: float = math.inf, *, rate: int = SAMPLE_RATE
+) -> np.ndarray:
+    """The samples of [start, end) seconds as mono float32 `(S,)` at `rate` Hz, the mean of the file's channels.
 
     Raises MediaError for a missing stream, an empty range, a truncated file or a track of zeros.
     """
@@ -32,21 +34,21 @@ def read_audio(file: Path, start: float = 0.0, end: float = math.inf) -> np.ndar
             raise MediaError(f"{file.name}: no audio stream")
         stream = container.streams.audio[0]
         # channels are averaged below: FFmpeg's own downmix makes a stereo file 1.41 times louder than its mono
-        resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        resampler = av.AudioResampler(format="fltp", rate=rate)
         parts, count = [], 0
         for frame in itertools.chain(_decode(container, file, stream), [None]):
             for part in resampler.resample(frame):
                 parts.append(part.to_ndarray().mean(0))
                 count += part.samples
-            if count >= SAMPLE_RATE * end:
+            if count >= rate * end:
                 break
         else:
             promised = float((stream.duration or 0) * stream.time_base)
-            if _cut_wav(file) or count < SAMPLE_RATE * (promised - 0.1):
-                raise MediaError(f"{file.name}: ends after {count / SAMPLE_RATE:.2f} s (truncated?)")
-    first = round(start * SAMPLE_RATE)
+            if _cut_wav(file) or count < rate * (promised - 0.1):
+                raise MediaError(f"{file.name}: ends after {count / rate:.2f} s (truncated?)")
+    first = round(start * rate)
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    samples = samples[first : None if math.isinf(end) else round(end * SAMPLE_RATE)]
+    samples = samples[first : None if math.isinf(end) else round(end * rate)]
     if not len(samples):
         raise MediaError(f"{file.name}: no sound between {start} and {end} s (truncated?)")
     if not samples.any():

@@ -5,11 +5,13 @@ has `.width`. They are not in the paper and start as PyTorch starts its layers: 
 for widths near 1 000, would shrink a stream of 7 columns 20-fold.
 """
 
+import math
 import warnings
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from foalkit.models.foalnet import LayerNorm
 
@@ -83,6 +85,44 @@ class ConvInput(nn.Module):
             # Biases fill the padding again; the next convolution would carry it into the last real frames.
             x = self.dropout(F.gelu(x)).masked_fill(~mask[..., None], 0)
         return x, mask
+
+
+class PicturesInput(nn.Module):
+    """Stored pictures `(B, T, size² · 3)` uint8 to CFN-SR's video `(B, 3, T, size, size)` (section 5).
+
+    ImageNet's mean and deviation are taken out. In training a clip is cropped to a share `crop` of its area (above
+    1: the whole picture) and mirrored with probability `flip`: one draw for all of its frames. Raises ValueError where `dim` is no square picture.
+    """
+
+    def __init__(self, dim: int, *, crop: tuple[float, float] = (0.8, 1.4), flip: float = 0.5):
+        super().__init__()
+        self.width, self.size = dim, math.isqrt(dim // 3)
+        if 3 * self.size**2 != dim:
+            raise ValueError(f"{dim} numbers a frame are no square picture of three colours")
+        self.draw = v2.Compose(
+            [v2.RandomResizedCrop(self.size, scale=crop, antialias=True), v2.RandomHorizontalFlip(flip)]
+        )
+        self.register_buffer("mean", 255 * torch.tensor([0.485, 0.456, 0.406])[:, None, None, None])
+        self.register_buffer("std", 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None, None])
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.unflatten(2, (self.size, self.size, 3)).permute(0, 1, 4, 2, 3)  # (B, T, 3, S, S)
+        if self.training:
+            x = torch.stack([self.draw(clip) for clip in x])
+        x = (x.transpose(1, 2) - self.mean) / self.std
+        # the layout in which 3-D convolutions on a CPU are fastest
+        return x.contiguous(memory_format=torch.channels_last_3d), mask
+
+
+class ChannelsFirst(nn.Module):
+    """A stream `(B, T, dim)` as convolutions over time read it: `(B, dim, T)`."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.width = dim
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return x.transpose(1, 2), mask
 
 
 class WavLMInput(nn.Module):

@@ -26,10 +26,18 @@ class Strict(BaseModel):
 
 
 class Puppets(Strict):
-    """The generated demo corpus (foalkit.data.puppets)."""
+    """The generated demo corpus in IEMOCAP's layout (foalkit.data.puppets)."""
 
     seed: int = 1
     turns_per_session: int = Field(90, ge=8)
+
+
+class PuppetTakes(Strict):
+    """The generated demo corpus in RAVDESS's layout (foalkit.data.puppets_ravdess)."""
+
+    seed: int = 1
+    takes_per_actor: int = Field(12, ge=4, le=28)
+    actors: int = Field(24, ge=1, le=24)
 
 
 class Corpus(Strict):
@@ -37,10 +45,17 @@ class Corpus(Strict):
 
     reader: Literal["iemocap", "ravdess"]
     root: str  # relative to the project; $NAME is taken from the environment
-    generate: Puppets | None = None  # written to `root` when it is not there yet
+    # written to `root` when it is not there yet, in the layout that the reader reads
+    generate: Puppets | PuppetTakes | None = None
     labels: dict[str, str]  # the corpus's label → class; labels not named are left out
     classes: list[str]  # the order of the logits
     assert_counts: bool = False  # the real IEMOCAP: stop unless the counts are those of the literature
+
+    @field_validator("generate", mode="before")
+    @classmethod
+    def _in_the_readers_layout(cls, value, info):
+        kind = {"iemocap": Puppets, "ravdess": PuppetTakes}.get(info.data.get("reader"))
+        return kind.model_validate(value) if kind and isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _labels_name_classes(self):
@@ -563,7 +578,8 @@ def _validate(data: dict, where: str) -> Params:
         loc = [str(part) for part in first["loc"]]
         key = ".".join(loc)
         if first["type"] == "extra_forbidden":
-            hint = nearest(loc[-1], _keys_at(Params, loc[:-1]))
+            # a key may be right in another kind of the same place
+            hint = nearest(loc[-1], set(_keys_at(Params, loc[:-1])) - {loc[-1]})
             raise UserError(f"{where}: unknown key {key!r}; {hint}") from None
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key!r} is missing") from None

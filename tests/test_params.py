@@ -303,3 +303,10 @@ def test_a_file_that_is_its_own_base_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(params, "ROOT", tmp_path)
     with pytest.raises(UserError, match="one level is enough"):
         params.load("loop")
+
+
+def test_the_generated_corpus_has_the_readers_layout():
+    assert params.load("demo").corpus.generate == params.Puppets(seed=1, turns_per_session=85)
+    assert params.load("demo-cfnsr").corpus.generate == params.PuppetTakes(seed=1, takes_per_actor=12)
+    line = refused(lambda: params.load("demo-cfnsr", "corpus.generate.turns_per_session=9"))
+    assert "unknown key 'corpus.generate.turns_per_session'; did you mean 'takes_per_actor'?" in line

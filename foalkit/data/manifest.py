@@ -32,9 +32,10 @@ def corpus_root(corpus: Corpus) -> Path:
     """
     root = expand(corpus.root, "corpus.root")
     if corpus.generate is not None:
-        from foalkit.data import puppets
+        from foalkit.data import puppets, puppets_ravdess
 
-        puppets.write_corpus(root, **corpus.generate.model_dump())
+        written_by = {"iemocap": puppets, "ravdess": puppets_ravdess}[corpus.reader]
+        written_by.write_corpus(root, **corpus.generate.model_dump())
     if not root.is_dir():
         raise UserError(f"corpus.root: there is no folder {root}; lay the corpus out as the README says")
     return root

@@ -54,6 +54,7 @@ class Look:
     beard: bool = False
     glasses: bool = False
     collar: str = "round"
+    temples: bool = False  # hair behind them: before a bright wall, gaps between hair and ears show
 
 
 LOOKS = {
@@ -154,12 +155,12 @@ def perform(rng: np.random.Generator, times: np.ndarray, turns: list[tuple], mou
 
 
 class Portrait:
-    """One speaker's drawing board, kept between frames."""
+    """One speaker's drawing board of `panel` (rows, columns) pixels, kept between frames."""
 
-    def __init__(self, look: Look):
-        self.look = look
+    def __init__(self, look: Look, panel: tuple[int, int] = PANEL):
+        self.look, self.panel = look, panel
         self._skin, self._hair, self._cloth = _rgb(look.skin), _rgb(look.hair), _rgb(look.cloth)
-        rows, columns = PANEL
+        rows, columns = panel
         self._agg = RendererAgg(columns, rows, 72)
         self._pixels = np.asarray(self._agg.buffer_rgba())
         self._gc = self._agg.new_gc()
@@ -173,7 +174,7 @@ class Portrait:
         self._wall = np.dstack([wall, np.full((rows, columns), 255)]).astype(np.uint8)
 
     def draw(self, controls: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-        """Draw `controls` (len(CONTROLS),) and return the picture (240, 348, 3) uint8 with the head's box.
+        """Draw `controls` (len(CONTROLS),) and return the picture (*panel, 3) uint8 with the head's box.
 
         The next call overwrites the picture. The box is left, top, right, bottom in pixels, rows downwards.
         """
@@ -181,7 +182,7 @@ class Portrait:
         self._pixels[:] = self._wall
         self._shift = (c["turn"], c["nod"])
         cos, sin = np.cos(c["tilt"]), np.sin(c["tilt"])
-        neck = np.array([PANEL[1] / 2, 58 + 5.8 * c["shoulders"]])
+        neck = np.array([self.panel[1] / 2, 58 + 5.8 * c["shoulders"]])
         offset = (c["sway"] + 0.25 * c["turn"] - 0.6 * c["tilt"], 1.30 + c["rise"])
         head = UNIT * (1 + c["lean"]) * np.array([[cos, sin], [-sin, cos]]), neck + np.multiply(offset, UNIT)
         self._matrix, self._origin = head
@@ -205,6 +206,9 @@ class Portrait:
 
     def _hair_behind(self):
         dark, style = _shade(self._hair, 0.78), self.look.style
+        if self.look.temples:
+            for side in (-1, 1):
+                self._fill(_oval(0.95 * side * self.look.width, 0.36, 0.09, 0.22), dark, depth=-0.1)
         if style in _BEHIND:
             self._fill(_smooth(_points(_BEHIND[style])), dark, depth=-0.3)
         if style == "bun":
@@ -278,7 +282,8 @@ class Portrait:
             self._shape(*_both(*half.T.tolist(), -0.50, -1.33 - drop), self._hair, 0.62)
         corners = outline @ self._matrix + self._origin
         (left, low), (right, high) = corners.min(0), corners.max(0)
-        return left - 0.22 * UNIT, PANEL[0] - high - 0.36 * UNIT, right + 0.22 * UNIT, PANEL[0] - low
+        rows = self.panel[0]
+        return left - 0.22 * UNIT, rows - high - 0.36 * UNIT, right + 0.22 * UNIT, rows - low
 
     def _wrinkles(self, c):
         dark = _shade(self._skin, 0.62)

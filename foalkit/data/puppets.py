@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import wave
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,6 +26,7 @@ from foalkit.data.puppet_faces import LOOKS, PANEL, Portrait, perform
 from foalkit.data.puppet_voices import HOP, RATE, VOICES, speak
 from foalkit.progress import progress
 
+LICENCE = "Generated from numbers alone; no rights reserved (CC0 1.0)."
 VERSION = 1  # raise it with every change that changes a byte of the corpus
 FPS = Fraction(30000, 1001)
 CORNERS = {"hap": (1, 1), "ang": (1, -1), "sad": (-1, -1), "neu": (-1, 1)}  # class -> arousal, valence
@@ -108,9 +110,9 @@ def display_table(modality: str) -> dict[str, np.ndarray]:
     return table
 
 
-def ceilings() -> dict[str, float]:
+def ceilings(priors: dict[str, float] = PRIORS) -> dict[str, float]:
     """Return the Bayes-optimal accuracy (0..1) of "audio", "video", "both", over all 9, 9 and 81 displays."""
-    prior = np.array([PRIORS[label] for label in CORNERS])
+    prior = np.array([priors[label] for label in CORNERS])
     audio, video = (
         np.stack([display_table(m)[label].ravel() for label in CORNERS]) for m in ("audio", "video")
     )
@@ -213,9 +215,7 @@ def _write_dialogue(job: tuple[Path, Dialogue]) -> list[dict]:
     for turn in dialogue.turns:
         other = next(s for s in dialogue.speakers if s != turn.speaker)
         cut = slice(round(turn.start * RATE), round(turn.end * RATE))
-        _write_wav(
-            folder / f"{turn.utterance}.wav", (voices[turn.speaker] + 0.12 * voices[other] + room)[cut]
-        )
+        write_wav(folder / f"{turn.utterance}.wav", (voices[turn.speaker] + 0.12 * voices[other] + room)[cut])
 
     played, boxes = [], []
     for side, speaker in zip(("left", "right"), dialogue.speakers, strict=True):
@@ -304,10 +304,11 @@ def _sixteen_bit(sound: np.ndarray) -> np.ndarray:
     return np.round(sound * 32767).astype("<i2")  # voices stay within ±0.45 each, so two and the room fit
 
 
-def _write_wav(path: Path, sound: np.ndarray) -> None:
+def write_wav(path: Path, sound: np.ndarray, rate: int = RATE) -> None:
+    """Write sound `(S,)` or `(S, channels)` in [-1, 1] as 16-bit PCM at `rate` Hz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, RATE, len(sound), "NONE", ""))
+        file.setparams((1 if sound.ndim == 1 else sound.shape[1], 2, rate, len(sound), "NONE", ""))
         file.writeframes(_sixteen_bit(sound).tobytes())
 
 
@@ -359,11 +360,33 @@ def write_corpus(root: Path, *, seed: int = 1, turns_per_session: int = 90, work
     only. Raises ValueError below 8 turns a session (no room for all four classes and two dialogues),
     FileExistsError if `root` holds something else.
     """
-    root = Path(root)
     if turns_per_session < 8:
         raise ValueError(f"turns_per_session must be at least 8, not {turns_per_session}")
-    identity = {"version": VERSION, "parameters": {"seed": seed, "turns_per_session": turns_per_session}}
-    if (found := _card(root)).get("name") == "puppets":
+    identity = {
+        "name": "puppets",
+        "version": VERSION,
+        "parameters": {"seed": seed, "turns_per_session": turns_per_session},
+    }
+
+    def write(part: Path) -> dict:
+        dialogues = plan(seed, turns_per_session)
+        boxes = [row for rows in in_processes(_write_dialogue, part, dialogues, workers) for row in rows]
+        return _write_tables(part, dialogues, boxes, identity)
+
+    return write_once(root, identity, write)
+
+
+def write_once(root: Path, identity: dict, write: Callable[[Path], dict]) -> dict:
+    """Have `write` fill a folder that then becomes `root`, unless a corpus of this identity is there already.
+
+    `identity` holds a corpus's name, version and parameters; `write` leaves a card.json with them in the
+    folder it is given and returns the card. A corpus of the same name but another identity is replaced.
+    Raises FileExistsError if `root` holds anything else.
+    """
+    root = Path(root)
+    card = root / "card.json"
+    found = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    if found.get("name") == identity["name"]:
         if identity.items() <= found.items():
             return found
     elif root.exists() and any(root.iterdir()):
@@ -371,49 +394,63 @@ def write_corpus(root: Path, *, seed: int = 1, turns_per_session: int = 90, work
     root.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
     try:
-        dialogues = plan(seed, turns_per_session)
-        boxes = [row for rows in _write_dialogues(part, dialogues, workers) for row in rows]
-        card = _write_tables(part, dialogues, boxes, identity)
+        written = write(part)
         part.chmod(0o755)  # mkdtemp's folders are private
         if root.exists():
             shutil.rmtree(root)
         os.replace(part, root)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return card
+    return written
 
 
-def _card(root: Path) -> dict:
-    path = root / "card.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _write_dialogues(part: Path, dialogues: list[Dialogue], workers: int) -> list[list[dict]]:
-    jobs = [(part, dialogue) for dialogue in dialogues]
+def in_processes(function: Callable, part: Path, items: list, workers: int) -> list:
+    """Return `function((part, item))` of every item, worked on by so many processes, with a progress line."""
+    jobs = [(part, item) for item in items]
     if workers <= 1:
-        return list(progress(map(_write_dialogue, jobs), "demo corpus", total=len(jobs)))
+        return list(progress(map(function, jobs), "demo corpus", total=len(jobs)))
     # spawn: a notebook's kernel has threads, which fork does not survive, and macOS has no safe fork at all.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(progress(pool.map(_write_dialogue, jobs), "demo corpus", total=len(jobs)))
+        return list(progress(pool.map(function, jobs), "demo corpus", total=len(jobs)))
+
+
+def display_tables(names: dict[str, str]) -> dict:
+    """Return both display tables for a card, the classes called by `names`."""
+    return {
+        "axes": "class -> rows arousal -1, 0, 1; columns valence -1, 0, 1; P(display | class)",
+        **{
+            m: {names[label]: np.round(cells, 6).tolist() for label, cells in display_table(m).items()}
+            for m in ("audio", "video")
+        },
+    }
+
+
+def display_row(turn: "Turn") -> dict:
+    """Return a row of displays.csv."""
+    return {
+        "utterance": turn.utterance, "emotion": turn.label, "audio_arousal": round(turn.audio[0], 3),
+        "audio_valence": round(turn.audio[1], 3), "video_arousal": round(turn.video[0], 3),
+        "video_valence": round(turn.video[1], 3), "intensity": round(turn.intensity, 3),
+    }  # fmt: skip
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Write rows that have the same keys, with a header."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _write_tables(part: Path, dialogues: list[Dialogue], boxes: list[dict], identity: dict) -> dict:
     turns = [turn for dialogue in dialogues for turn in dialogue.turns]
-    truth = [
-        {"utterance": t.utterance, "emotion": t.label, "audio_arousal": round(t.audio[0], 3),
-         "audio_valence": round(t.audio[1], 3), "video_arousal": round(t.video[0], 3),
-         "video_valence": round(t.video[1], 3), "intensity": round(t.intensity, 3)} for t in turns
-    ]  # fmt: skip
-    for name, rows in (("face_boxes.csv", boxes), ("displays.csv", truth)):
-        with open(part / name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    truth = [display_row(turn) for turn in turns]
+    write_csv(part / "face_boxes.csv", boxes)
+    write_csv(part / "displays.csv", truth)
     labels = [t.label for t in turns]
     card = {
-        "name": "puppets",
         **identity,
-        "licence": "Generated from numbers alone; no rights reserved (CC0 1.0).",
+        "licence": LICENCE,
         "utterances": len(turns),
         "usable": sum(label in (*CORNERS, "exc") for label in labels),
         "seconds": round(sum(t.end - t.start for t in turns), 2),
@@ -423,12 +460,8 @@ def _write_tables(part: Path, dialogues: list[Dialogue], boxes: list[dict], iden
         },
         "priors": PRIORS,
         "ceilings": {name: round(value, 6) for name, value in ceilings().items()},
-        "display_tables": {
-            "axes": "class -> rows arousal -1, 0, 1; columns valence -1, 0, 1; P(display | class)",
-            **{m: {label: np.round(cells, 6).tolist() for label, cells in display_table(m).items()}
-               for m in ("audio", "video")},
-        },
-    }  # fmt: skip
+        "display_tables": display_tables({label: label for label in CORNERS}),
+    }
     (part / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     (part / "README.txt").write_text(_README, encoding="utf-8")
     return card

@@ -1,0 +1,114 @@
+"""CFN-SR's training step: the kit's loop against a plain fp32 eager one, same weights, clips and labels.
+
+Plain is how a research script writes it: contiguous fp32 video, forward, cross-entropy, backward. Ours is
+`training.add_gradients` on stored 8-bit frames, scaling included: channels-last-3d, and in bf16 where the params say
+so. Neither crops: augmentation costs both the same.
+"""
+
+import sys
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks import method
+from foalkit import params, training
+from foalkit.models import CFNSR
+from foalkit.models.cfnsr import Pointwise
+from foalkit.models.inputs import ChannelsFirst, PicturesInput
+
+# The loss may differ from the plain one's by these shares: channels-last sums in another order, bf16 keeps 8 bits. In
+# fp32 the gradients must be as near to fp64's as the plain ones are, within a factor of three; fifty layers of batch
+# normalisation over four clips carry bf16's rounding far into them, which the row says and no bound hides.
+LOSS = {"fp32": 1e-4, "bf16": 3e-2}
+
+
+class Draw(torch.nn.Module):
+    """No crop and no mirror."""
+
+    def forward(self, x):
+        return x
+
+
+def _without_dropout(module: torch.nn.Module) -> None:
+    if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+    if isinstance(module, torch.nn.MultiheadAttention):
+        module.dropout = 0.0
+
+
+def _apart(net: torch.nn.Module, double: torch.nn.Module) -> float:
+    """How far all gradients together are from those in double precision, as a share of their norm."""
+    pairs = [(a.grad.double(), b.grad) for a, b in zip(net.parameters(), double.parameters(), strict=True)]
+    return (
+        (sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs))
+        .sqrt()
+        .item()
+    )
+
+
+def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 4) -> list[dict]:
+    """Rows of `method.row` for the step in fp32 and in bf16; seconds are of one batch."""
+    torch.manual_seed(0)
+    plain = CFNSR(8, frames=frames, size=size)
+    picture = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8)
+    picture = (
+        picture // 4 + torch.arange(batch).view(-1, 1, 1, 1, 1) * 40
+    )  # clips that differ as real ones do
+    picture = picture.to(torch.uint8)
+    sound, labels = 30 * torch.randn(batch, 212, 13), torch.arange(batch) % 8
+    masks = torch.ones(batch, frames, dtype=torch.bool), torch.ones(batch, 212, dtype=torch.bool)
+    streams = {"face-frames": (picture.flatten(2), masks[0]), "mfcc": (sound, masks[1])}
+    p = {q: params.load("ravdess-cfnsr-small", f"training.precision={q}") for q in ("fp32", "bf16")}
+
+    ours = CFNSR(8, frames=frames, size=size).to(memory_format=torch.channels_last_3d)
+    ours.load_state_dict(plain.state_dict())
+    pictures = PicturesInput(3 * size * size)
+    pictures.draw = Draw()
+    net = training.Net({"face-frames": pictures, "mfcc": ChannelsFirst(13)}, {}, ours)
+    for module in (*plain.modules(), *net.modules()):
+        _without_dropout(module)
+    for module in plain.modules():
+        if isinstance(module, Pointwise):
+            module.__class__ = torch.nn.Conv3d  # as it would be written
+    video = pictures.eval()(*streams["face-frames"])[0].contiguous()  # (B, 3, T, S, S)
+    pictures.train()
+
+    def plain_step():
+        plain.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(plain(video, sound.transpose(1, 2)), labels)
+        loss.backward()
+        return loss.item()
+
+    def our_step(precision):
+        net.zero_grad(set_to_none=True)
+        return training.add_gradients(net, streams, labels, p[precision])["total"].item()
+
+    double = CFNSR(8, frames=frames, size=size).double()
+    double.load_state_dict(plain.state_dict())
+    for module in double.modules():
+        _without_dropout(module)
+    F.cross_entropy(double(video.double(), sound.transpose(1, 2).double()), labels).backward()
+
+    loss, said = plain_step(), {}
+    own = _apart(plain, double)
+    for precision, bound in LOSS.items():
+        far = abs(our_step(precision) - loss) / loss
+        apart = _apart(ours, double)
+        said[precision] = (
+            f"loss {far:.1e} (≤ {bound:.0e}); gradients to fp64's {apart:.1e}, the plain ones {own:.1e}"
+        )
+        if far > bound or (precision == "fp32" and apart > 3 * own):
+            raise AssertionError(f"CFN-SR in {precision} is not the plain one: {said[precision]}")
+    del double
+    actions = {"plain": plain_step, **{q: (lambda q=q: our_step(q)) for q in LOSS}}
+    seconds, _ = method.side_by_side(actions, rounds)
+    name = f"CFN-SR step, {frames} × {size}², batch {batch}"
+    return [method.row(f"{name}, {q}", seconds["plain"], seconds[q], equality=said[q]) for q in LOSS]
+
+
+if __name__ == "__main__":  # python -m benchmarks.cfn_sr [frames size rounds]
+    frames, size, rounds = (
+        (int(v) for v in (*sys.argv[1:], 16, 112, 7)[:3]) if len(sys.argv) > 1 else (16, 112, 7)
+    )
+    for line in measure(rounds, frames=frames, size=size):
+        print(line)

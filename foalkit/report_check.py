@@ -11,7 +11,8 @@ from typing import Any
 
 from foalkit import UserError, records
 from foalkit.params import Params
-from foalkit.report import variant_result, write_five_fold, write_report
+from foalkit.report import write_report
+from foalkit.report_results import variant_result, write_five_fold
 
 
 def check(params: Params) -> tuple[list[str], int]:

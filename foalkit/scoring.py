@@ -34,7 +34,9 @@ def interval(true, predicted, speakers, metric=ua) -> tuple[float, float]:
     The percentiles lie further out than 2.5 and 97.5, as a bootstrap of few is too narrow: the expanded percentile
     interval of Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), with t of speakers − 1 degrees.
     Simulated coverage over five corpora whose speakers differ: `COVERAGE`; plain percentiles gave 85-90 % at 10
-    speakers and 91-94 % at 24, utterances as if independent 23-90 %. Raises ValueError for a single speaker.
+    speakers and 91-94 % at 24, utterances as if independent 23-90 %. Answers under several seeds are stacked: a
+    speaker is drawn with all of them, so repeating them does not narrow the interval. Raises ValueError for a single
+    speaker.
     """
     hits, counts = _by_speaker(true, predicted, speakers)
     return _expanded(len(counts), lambda i: RATES[metric](hits[i].sum(-2), counts[i].sum(-2)))
@@ -80,6 +82,88 @@ def holm(p) -> np.ndarray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
     return adjusted
+
+
+def fold_interval(values) -> tuple[float, float]:
+    """95 % interval of the mean of `values` `(F,)`, one per fold: Student's t of F − 1 degrees; NaN for one fold.
+
+    For what a choice on the test fold adds: the choice ties a fold's speakers together, so folds are the units.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, float)
+    half = (
+        t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+        if len(values) > 1
+        else np.nan
+    )
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def variance_split(scores: pd.DataFrame) -> pd.DataFrame:
+    """What moves the mean of `scores` (columns fold, speaker, seed, score): how much a fold, a speaker, a seed does.
+
+    Random-effects analysis of variance by mean squares: score = mean + fold + speaker in fold + seed in fold + rest,
+    where a seed is one training, which its fold's speakers share, and the rest is speaker × seed. Columns: `sd` (of
+    one level, in the scores' unit; a negative variance counts as 0), `levels`, and `share` of the variance of the
+    mean. The luck of which utterances a speaker was recorded with is part of `speaker`, as seeds cannot tell it;
+    with a single seed `fold` holds the seed's part and `speaker` the rest, and those two are NaN. With five folds the
+    fold's sd may easily be wrong by half. Raises ValueError unless every fold has the same number of speakers (two
+    or more), each under every seed once, and there are two folds or more.
+
+    Searle, Casella, McCulloch, "Variance Components" (1992), chapter 4.
+    """
+    cube = scores.pivot(index=["fold", "speaker"], columns="seed", values="score")
+    per_fold = cube.groupby("fold").size()
+    folds, speakers, seeds = len(per_fold), per_fold.iloc[0], cube.shape[1]
+    if folds < 2 or speakers < 2 or per_fold.nunique() > 1 or cube.isna().any(axis=None):
+        raise ValueError(
+            "a variance split needs two folds or more, of the same number (two or more) of speakers"
+        )
+    y = cube.to_numpy().reshape(folds, speakers, seeds)
+    fold, speaker, seed = y.mean((1, 2), keepdims=True), y.mean(2, keepdims=True), y.mean(1, keepdims=True)
+
+    def mean_square(part, degrees):
+        return (np.broadcast_to(part, y.shape) ** 2).sum() / degrees if degrees else np.nan
+
+    of_fold = mean_square(fold - y.mean(), folds - 1)
+    of_speaker = mean_square(speaker - fold, folds * (speakers - 1))
+    of_seed = mean_square(seed - fold, folds * (seeds - 1))
+    rest = mean_square(y - speaker - seed + fold, folds * (speakers - 1) * (seeds - 1))
+    if seeds == 1:
+        variance = [(of_fold - of_speaker) / speakers, of_speaker, np.nan, np.nan]
+    else:
+        variance = [
+            (of_fold - of_speaker - of_seed + rest) / (speakers * seeds),
+            (of_speaker - rest) / seeds,
+            (of_seed - rest) / speakers,
+            rest,
+        ]
+    variance = np.maximum(variance, 0)
+    levels = np.array([folds, folds * speakers, folds * seeds, folds * speakers * seeds])
+    on_mean = variance / levels
+    return pd.DataFrame(
+        {"sd": np.sqrt(variance), "levels": levels, "share": on_mean / np.nansum(on_mean)},
+        index=["fold", "speaker", "seed", "speaker × seed"],
+    )
+
+
+def calibration(confidence, right, bins: int = 10) -> tuple[pd.DataFrame, float]:
+    """Reliability curve and expected calibration error of answers of `confidence` `(N,)`, `right` or not `(N,)`.
+
+    The table has `confidence` and `accuracy` (means) and `answers` (count) of each of `bins` equal bins of [0, 1]
+    that holds any; the error is mean |accuracy − confidence| over bins, weighted by answers (Guo et al., 2017). With
+    few answers a bin the error is above 0 even where the confidence is right.
+    """
+    from sklearn.calibration import calibration_curve
+
+    right, confidence = np.asarray(right, bool), np.asarray(confidence, float).clip(0, 1)
+    accuracy, mean = calibration_curve(right, confidence, n_bins=bins, pos_label=True)
+    edges = np.linspace(0, 1, bins + 1)[1:-1]  # as calibration_curve: a bin holds its upper edge
+    answers = np.bincount(np.searchsorted(edges, confidence))
+    table = pd.DataFrame({"confidence": mean, "accuracy": accuracy, "answers": answers[answers > 0]})
+    error = np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["answers"])
+    return table, float(error)
 
 
 def _by_speaker(true, predicted, speakers) -> tuple[np.ndarray, np.ndarray]:

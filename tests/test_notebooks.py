@@ -32,13 +32,14 @@ def papermill(name, out, cwd, **parameters):
 
 @pytest.fixture(scope="module")
 def executed(tiny_file, tmp_path_factory):
-    """All four notebooks run in order on the tiny corpus from a directory that is not the project's."""
+    """All five notebooks run in order on the tiny corpus from a directory that is not the project's."""
     folder = tmp_path_factory.mktemp("executed")
     chosen = {
         "01_preprocess": {},
         "02_train": {"variant": "foal-net", "fold": 2},
         "03_five_fold": {},
         "04_ablation": {},
+        "05_explore": {"variant": "foal-net", "fold": 2},
     }
     for name, more in chosen.items():
         done = papermill(name, folder / f"{name}.ipynb", folder, params=tiny_file, **more)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from itertools import product
 
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from foalkit import UserError, params, records, report, scoring
+from foalkit import UserError, params, records, report, report_results, report_tables, scoring
 
 CLASSES = ["happy", "neutral", "sad", "angry"]
 EPOCHS = 3
@@ -32,23 +33,25 @@ def p(tmp_path):
 def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
     """A run whose test predictions are right with probability `skill`, better in the middle epoch."""
     rng, truth = np.random.default_rng([fold, seed, int(100 * skill)]), np.random.default_rng([fold, 7])
+    classes, sureness = p.corpus.classes, np.random.default_rng([fold, 9]).uniform(1, 5, (40, 1))
+    speakers = p.folds.groups[fold - 1] if p.folds.by == "speaker" else [f"Ses0{fold}F", f"Ses0{fold}M"]
     splits = ["test"] + (["validation"] if protocol == "honest" else [])
     rows = []
     for split in splits:
-        true = truth.integers(0, 4, 40)
+        true = truth.integers(0, len(classes), 40)
         for epoch in range(1, EPOCHS + 1):
             right = rng.random(40) < skill + 0.1 * (epoch == 2)
-            predicted = np.where(right, true, (true + 1) % 4)
-            logits = np.eye(4, dtype=np.float32)[predicted]
+            predicted = np.where(right, true, (true + 1) % len(classes))
+            logits = (sureness * np.eye(len(classes))[predicted]).astype(np.float32)
             rows.append(
                 pd.DataFrame(
                     {
                         "utterance": [f"Ses0{fold}F_{split}_{i:03}" for i in range(40)],
-                        "speaker": [f"Ses0{fold}{'FM'[i % 2]}" for i in range(40)],
+                        "speaker": [speakers[i % len(speakers)] for i in range(40)],
                         "split": split,
                         "epoch": np.int16(epoch),
                         "true": true.astype(np.int8),
-                        **{f"logit_{c}": logits[:, i] for i, c in enumerate(CLASSES)},
+                        **{f"logit_{c}": logits[:, i] for i, c in enumerate(classes)},
                     }
                 )
             )
@@ -68,7 +71,7 @@ def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
         "scores": scoring.selected_scores(by_epoch),
         "params_digest": params_digest or p.digest(variant),
         "sizes": {"train": 9, "validation": 40, "test": 40},
-        "classes": CLASSES,
+        "classes": classes,
         "parameters": 10,
         "seconds": 1.0,
         "history": history,
@@ -122,7 +125,7 @@ def grid(p):
 
 
 def results(p):
-    return [report.variant_result(p, protocol, v) for protocol, vs in p.ablation.items() for v in vs]
+    return [report_results.variant_result(p, protocol, v) for protocol, vs in p.ablation.items() for v in vs]
 
 
 def naive_recall(true, predicted):
@@ -133,7 +136,7 @@ def naive_recall(true, predicted):
 
 
 def test_the_row_is_what_a_hand_count_of_the_predictions_gives(p, grid):
-    row = report.variant_result(p, "honest", "foal-net").row
+    row = report_results.variant_result(p, "honest", "foal-net").row
     true, predicted, folds = [], [], []
     for fold in range(1, 6):
         table = grid["honest", "foal-net", fold]
@@ -155,7 +158,7 @@ def test_the_row_is_what_a_hand_count_of_the_predictions_gives(p, grid):
 
 
 def test_the_published_protocol_selects_on_the_test_fold_and_says_so(p, grid):
-    row = report.variant_result(p, "published", "foal-net").row
+    row = report_results.variant_result(p, "published", "foal-net").row
     assert row["selection"] == "test" and row["peeking"] is None
     assert row["ua_folds"] == pytest.approx(row["ua_test"])
 
@@ -163,17 +166,17 @@ def test_the_published_protocol_selects_on_the_test_fold_and_says_so(p, grid):
 def test_a_missing_run_is_named_and_a_run_of_other_params_does_not_count(p, grid):
     (records.run_folder(p, "honest", "audio", 4, 0) / "record.json").unlink()
     with pytest.raises(UserError, match="honest/audio: no run for fold 4 seed 0"):
-        report.variant_result(p, "honest", "audio")
+        report_results.variant_result(p, "honest", "audio")
     write_run(p, "honest", "audio", 4, 0.5, params_digest="0" * 16)
     with pytest.raises(UserError, match="fold 4 seed 0"):
-        report.variant_result(p, "honest", "audio")
+        report_results.variant_result(p, "honest", "audio")
 
 
 def test_changed_predictions_are_refused(p, grid):
     file = records.run_folder(p, "honest", "audio", 2, 0) / "predictions.parquet"
     pd.read_parquet(file).iloc[1:].to_parquet(file)
     with pytest.raises(UserError, match="digest differs"):
-        report.variant_result(p, "honest", "audio")
+        report_results.variant_result(p, "honest", "audio")
 
 
 class Page(HTMLParser):
@@ -189,7 +192,7 @@ class Page(HTMLParser):
 def test_the_report_is_self_contained_and_its_links_lead_somewhere(p, grid):
     file = report.write_report(p, results(p))
     for r in results(p):
-        report.write_five_fold(p, r)
+        report_results.write_five_fold(p, r)
     text = file.read_text()
     page = Page(text)
     assert not {t for t, _ in page.tags} & {"script", "link", "iframe", "object"}
@@ -213,8 +216,9 @@ def test_the_same_records_give_the_same_report(p, grid):
 
 
 def test_tables_as_csv_and_booktabs(p, grid):
-    csv_file, tex_file = report.write_tables(p, report.ablation_rows(p, results(p)))
-    rows = list(csv.DictReader(csv_file.open()))
+    report.write_report(p, results(p))
+    folder = p.folder / "tables"
+    rows = list(csv.DictReader((folder / "ablation.csv").open()))
     assert [(r["protocol"], r["variant"]) for r in rows] == [
         ("honest", "audio"),
         ("honest", "baseline"),
@@ -222,16 +226,34 @@ def test_tables_as_csv_and_booktabs(p, grid):
         ("published", "foal-net"),
     ]
     assert float(rows[2]["ua_printed"]) == 0.801 and float(rows[2]["wa_printed"]) == 0.7945
-    tex = tex_file.read_text()
-    assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-    body = tex[tex.index(r"\toprule") : tex.index(r"\bottomrule")]
-    cells = {
-        len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.rstrip().endswith(r"\\")
-    }
-    assert cells == {8}  # 9 columns in the header and in every row
-    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", tex)[1]
-    assert len(columns) == 9
-    assert not re.search(r"(?<!\\)[_%]", body)
+    names = {f.stem for f in folder.glob("*.tex")}
+    assert names == {"ablation", "peeking", "differences", "spread", "calibration", "errors", "strata"}
+    for name in names:
+        tex = (folder / f"{name}.tex").read_text()
+        assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+        body = tex[tex.index(r"\toprule") : tex.index(r"\bottomrule")]
+        lines = [line for line in body.splitlines() if line.rstrip().endswith(r"\\")]
+        columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", tex)[1]
+        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
+        assert not re.search(r"(?<!\\)[_%]", body)
+    assert r"{lllrrrrrl}" in (folder / "ablation.tex").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX here")
+def test_every_table_compiles_with_booktabs(p, grid, tmp_path):
+    write_absent(p, grid, "foal-net")
+    report.write_report(p, results(p))
+    tables = sorted((p.folder / "tables").glob("*.tex"))
+    assert len(tables) == 8
+    inputs = "\n\n".join(rf"\input{{{t}}}" for t in tables)
+    page = (
+        rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}\small {inputs}\end{{document}}"
+    )
+    (tmp_path / "page.tex").write_text(page)
+    call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 5000
 
 
 def answers(p, grid, variant):
@@ -254,7 +276,7 @@ def naive_difference(a, b):
 
 
 def test_paired_differences_are_of_the_same_utterances(p, grid):
-    table = report.paired_differences(p, results(p))
+    table = report_tables.paired_differences(p, results(p))
     assert table["variant"].tolist() == [p.variants["foal-net"].label]  # neither audio's nor the ledger's
     want = naive_difference(*(answers(p, grid, v) for v in ("foal-net", "baseline")))
     assert float(table["UA difference (points)"].iloc[0]) == pytest.approx(want, abs=0.0051)
@@ -264,7 +286,7 @@ def test_paired_differences_are_of_the_same_utterances(p, grid):
 
 
 def test_the_ledgers_effect_is_against_foal_net_on_the_same_utterances(p, grid):
-    table = report.ledger_table(p, results(p)).set_index("variant")
+    table = report_tables.ledger_table(p, results(p)).set_index("variant")
     line = table.loc[p.variants["ledger-cosine"].label]
     a, b = answers(p, grid, "ledger-cosine"), answers(p, grid, "foal-net")
     want = naive_difference(a, b)
@@ -286,7 +308,7 @@ def test_the_ledgers_effect_is_against_foal_net_on_the_same_utterances(p, grid):
 
 
 def test_the_ledger_has_a_line_for_every_row_and_variant_run_or_not(p, grid):
-    table = report.ledger_table(p, results(p))
+    table = report_tables.ledger_table(p, results(p))
     rows = params.read_ledger()
     assert [n for n in table["#"] if n != ""] == list(rows)
     assert len(table) == sum(max(1, len(r.variants)) for r in rows.values())
@@ -298,7 +320,7 @@ def test_the_ledger_has_a_line_for_every_row_and_variant_run_or_not(p, grid):
 
 
 def test_the_ledgers_variants_are_in_their_own_table_only(p, grid):
-    rows = report.ablation_rows(p, results(p))
+    rows = report_tables.ablation_rows(p, results(p))
     assert "ledger-cosine" not in set(rows["variant"])
     text = report.write_report(p, results(p)).read_text()
     main, ledger = text.split('<h2 id="ledger">')
@@ -346,7 +368,7 @@ def write_absent(p, grid, variant, folds=range(1, 6)):
 def test_a_missing_modality_stands_beside_the_other_one_alone(p, grid):
     rows = write_absent(p, grid, "foal-net")
     write_absent(p, grid, "ledger-cosine")
-    table = report.absent_table(p, results(p)).set_index("variant")
+    table = report_tables.absent_table(p, results(p)).set_index("variant")
     assert table.index.tolist() == [p.variants[v].label for v in ("audio", "foal-net")]
     line = table.loc[p.variants["foal-net"].label]
 
@@ -361,12 +383,12 @@ def test_a_missing_modality_stands_beside_the_other_one_alone(p, grid):
         assert number(line[column]) == pytest.approx(want, abs=0.0051)
     assert number(line["picture only"]) < number(line["sound only"])
     assert number(line["both"]) == pytest.approx(
-        100 * report.variant_result(p, "honest", "foal-net").row["ua_pooled"], abs=0.0051
+        100 * report_results.variant_result(p, "honest", "foal-net").row["ua_pooled"], abs=0.0051
     )
     alone = table.loc[p.variants["audio"].label]
     assert alone["both"] == alone["picture only"] == "–"
     assert number(alone["sound only"]) == pytest.approx(
-        100 * report.variant_result(p, "honest", "audio").row["ua_pooled"], abs=0.0051
+        100 * report_results.variant_result(p, "honest", "audio").row["ua_pooled"], abs=0.0051
     )
     text = report.write_report(p, results(p)).read_text()
     assert line["picture only"] in text.split('<h2 id="missing">')[1].split("<h2")[0]
@@ -375,7 +397,7 @@ def test_a_missing_modality_stands_beside_the_other_one_alone(p, grid):
 def test_without_all_folds_of_it_no_missing_modality_is_shown(p, grid):
     assert 'id="missing"' not in report.write_report(p, results(p)).read_text()
     write_absent(p, grid, "foal-net", folds=range(1, 5))
-    assert report.absent_table(p, results(p)).empty
+    assert report_tables.absent_table(p, results(p)).empty
 
 
 # ---- p-values and intervals ------------------------------------------------------------------------
@@ -391,7 +413,7 @@ def test_p_exchanges_speakers_and_holm_is_within_a_protocol(p, grid):
     wanted = [("honest", v) for v in ["baseline", *variants]] + [
         ("published", v) for v in ["baseline", "avel"]
     ]
-    table = report.paired_differences(p, [report.variant_result(p, *row) for row in wanted])
+    table = report_tables.paired_differences(p, [report_results.variant_result(p, *row) for row in wanted])
     assert table["protocol"].tolist() == ["honest"] * 3 + ["published"]
     baseline, raw = answers(p, grid, "baseline"), []
     counts = [sum(t == c for t, _, _ in baseline.values()) for c in range(4)]
@@ -414,7 +436,7 @@ def test_p_exchanges_speakers_and_holm_is_within_a_protocol(p, grid):
 
 def test_several_seeds_are_averaged_before_the_exchange(p, grid):
     """The same answers under three seeds are no more evidence than under one."""
-    once = report.paired_differences(p, results(p))
+    once = report_tables.paired_differences(p, results(p))
     for fold in range(1, 6):
         for variant in ("baseline", "foal-net"):
             folder = records.run_folder(p, "honest", variant, fold, 0)
@@ -423,9 +445,9 @@ def test_several_seeds_are_averaged_before_the_exchange(p, grid):
                 record = json.loads((copy / "record.json").read_text())
                 records.write_json(copy / "record.json", record | {"seed": seed})
     more = p.model_copy(update={"seeds": [0, 1, 2]})
-    thrice = [report.variant_result(more, "honest", v) for v in ("baseline", "foal-net")]
+    thrice = [report_results.variant_result(more, "honest", v) for v in ("baseline", "foal-net")]
     assert thrice[0].row["seeds"] == 3 and thrice[0].row["utterances"] == 200
-    assert report.paired_differences(more, thrice).to_dict() == once.to_dict()
+    assert report_tables.paired_differences(more, thrice).to_dict() == once.to_dict()
 
 
 def test_the_report_says_what_its_intervals_were_measured_to_cover(p, grid):
@@ -460,7 +482,7 @@ def test_strata_are_what_a_loop_over_manifest_and_predictions_counts(p, grid):
     records.write_parquet(p.folder / "features" / "audio" / "index.parquet", unlooked)
     looked = unlooked.assign(found=unlooked["utterance"].map(rates).astype(float)).iloc[::-1]
     records.write_parquet(p.folder / "features" / "face" / "index.parquet", looked)
-    table = report.strata_table(p, results(p)).set_index(["by", "stratum"])
+    table = report_tables.strata_table(p, results(p)).set_index(["by", "stratum"])
     groups = strata_by_hand(p, turns, found)
     assert set(table.index) == set(groups) and len(table) == 4 + 10 + 2 + 3 + 2 + 3
     assert table.loc["emotion"].index.tolist() == p.corpus.classes
@@ -485,8 +507,8 @@ def test_strata_are_what_a_loop_over_manifest_and_predictions_counts(p, grid):
 
 def test_strata_need_an_honest_row_and_use_the_best_without_foal_net(p, grid):
     kept = {r.row["variant"]: r for r in results(p) if r.row["protocol"] == "honest"}
-    columns = report.strata_table(p, [kept["audio"], kept["ledger-cosine"]]).columns
+    columns = report_tables.strata_table(p, [kept["audio"], kept["ledger-cosine"]]).columns
     assert [c for c in columns if c.startswith("UA")] == [f"UA, {p.variants['audio'].label}"]
-    published = [report.variant_result(p, "published", "foal-net")]
-    assert report.strata_table(p, published).empty
+    published = [report_results.variant_result(p, "published", "foal-net")]
+    assert report_tables.strata_table(p, published).empty
     assert 'id="strata"' not in report.write_report(p, published).read_text()

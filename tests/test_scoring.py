@@ -123,6 +123,23 @@ def test_the_intervals_are_what_a_loop_over_resampled_speakers_gives(speakers_di
     assert pair == pytest.approx(by_hand(true, [predicted, other], speakers), abs=0.012)
 
 
+def test_the_same_answers_under_more_seeds_are_no_more_evidence(speakers_differ):
+    stacked = [np.tile(column, 3) for column in speakers_differ]
+    assert scoring.interval(*stacked) == pytest.approx(scoring.interval(*speakers_differ), abs=1e-12)
+    speakers = [f"{s}, seed {i // 600}" for i, s in enumerate(stacked[2])]  # as if they were other people
+    low, high = scoring.interval(*stacked[:2], speakers)
+    whole = scoring.interval(*speakers_differ)
+    assert high - low < 0.7 * (whole[1] - whole[0])
+
+
+def test_ua_pooled_over_seeds_is_the_mean_over_seeds():
+    rng = np.random.default_rng(3)
+    true = rng.choice(4, 300, p=[0.6, 0.2, 0.15, 0.05])
+    seeds = [np.where(rng.random(300) < skill, true, rng.integers(0, 4, 300)) for skill in (0.4, 0.6, 0.9)]
+    want = np.mean([naive_ua(true.tolist(), answers.tolist()) for answers in seeds])
+    assert scoring.ua(np.tile(true, 3), np.concatenate(seeds)) == pytest.approx(want)
+
+
 def test_a_single_speaker_has_no_interval():
     with pytest.raises(ValueError, match="two or more"):
         scoring.interval([0, 1, 1], [0, 1, 0], ["s", "s", "s"])
@@ -229,6 +246,110 @@ def test_holm_by_hand():
     assert scoring.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert scoring.holm([0.7, 0.6]).tolist() == [1.0, 1.0]
     assert scoring.holm([0.2]).tolist() == [0.2]
+
+
+# ---- folds, and what moves a number -----------------------------------------------------------------
+
+
+def test_the_interval_over_folds_by_hand():
+    # mean 3, deviations -2, -1, 0, 1, 2: variance 10 / 4, so 2.7764 (t table, 4 degrees) * sqrt(2.5 / 5)
+    half = 2.7764 * 0.5**0.5
+    assert scoring.fold_interval([1, 2, 3, 4, 5]) == pytest.approx((3 - half, 3 + half), abs=1e-3)
+    assert scoring.fold_interval([2, 2, 2]) == (2, 2)
+    assert np.isnan(scoring.fold_interval([1.0])).all()
+
+
+def simulated(folds, speakers, seeds, *, fold=2.0, speaker=5.0, seed=1.5, rest=1.0, rng=0) -> pd.DataFrame:
+    """Scores whose parts are normal with these standard deviations, in a shuffled table."""
+    rng, rows = np.random.default_rng(rng), []
+    for f in range(folds):
+        of_fold, of_seed = rng.normal(70, fold), rng.normal(0, seed, seeds)
+        for s in range(speakers):
+            of_speaker = rng.normal(0, speaker)
+            for k in range(seeds):
+                score = of_fold + of_speaker + of_seed[k] + rng.normal(0, rest)
+                rows.append({"fold": f, "speaker": f"{f}-{s}", "seed": k, "score": score})
+    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+
+
+@pytest.mark.parametrize("shape", [(4000, 2, 3), (4000, 4, 2)])
+def test_the_variance_split_finds_the_parts_it_was_made_of(shape):
+    found = scoring.variance_split(simulated(*shape))
+    assert found["sd"].tolist() == pytest.approx([2, 5, 1.5, 1], rel=0.1)  # fold, speaker, seed, rest
+    folds, speakers, seeds = shape
+    assert found["levels"].tolist() == [folds, folds * speakers, folds * seeds, folds * speakers * seeds]
+    parts = np.array([4 / folds, 25 / (folds * speakers), 2.25 / (folds * seeds), 1 / np.prod(shape)])
+    assert found["share"].tolist() == pytest.approx(parts / parts.sum(), abs=0.05)
+
+
+def test_the_shares_are_of_the_means_own_variance():
+    """Over 600 corpora of five folds, the mean varies as the true parts over their levels add up to."""
+    means = [simulated(5, 2, 3, rng=i)["score"].mean() for i in range(600)]
+    assert np.var(means) == pytest.approx(4 / 5 + 25 / 10 + 2.25 / 15 + 1 / 30, rel=0.15)
+
+
+def test_with_one_seed_the_fold_holds_its_training():
+    found = scoring.variance_split(simulated(4000, 2, 1, speaker=3.0))["sd"]
+    assert found["fold"] == pytest.approx((4 + 2.25) ** 0.5, rel=0.1)
+    assert found["speaker"] == pytest.approx((9 + 1) ** 0.5, rel=0.1)
+    assert found[["seed", "speaker × seed"]].isna().all()
+
+
+def test_a_small_variance_split_by_hand():
+    # fold means 3 and 7; in both, speakers -1 and +1, seeds -2 and +2 (deviations), nothing else
+    table = pd.DataFrame(
+        [
+            {"fold": f, "speaker": f"{f}{s}", "seed": k, "score": 3 + 4 * f + (2 * s - 1) + 2 * (2 * k - 1)}
+            for f in range(2)
+            for s in range(2)
+            for k in range(2)
+        ]
+    )
+    # squares: folds 4 · (4 + 4) over 1, speakers 8 · 1 over 2, seeds 8 · 4 over 2, rest 0
+    fold, speaker, seed = 32, 4, 16
+    want = [(fold - speaker - seed) / 4, speaker / 2, seed / 2, 0]
+    assert (scoring.variance_split(table)["sd"] ** 2).tolist() == pytest.approx(want)
+
+
+@pytest.mark.parametrize("lose", ["speaker == '0-0'", "speaker == '0-0' and seed == 1"])
+def test_uneven_folds_have_no_variance_split(lose):
+    table = simulated(3, 3, 2)
+    with pytest.raises(ValueError, match="the same number"):
+        scoring.variance_split(table.drop(table.query(lose).index))
+
+
+# ---- calibration ---------------------------------------------------------------------------------
+
+
+def test_the_calibration_error_by_hand():
+    confidence = [0.95, 1.0, 0.85, 0.81, 0.85, 0.55, 0.3]
+    right = [1, 1, 1, 0, 0, 0, 1]
+    table, error = scoring.calibration(confidence, right)
+    # (0.2, 0.3], (0.5, 0.6], (0.8, 0.9], (0.9, 1]: one, one, three and two answers
+    assert table["answers"].tolist() == [1, 1, 3, 2]
+    assert table["confidence"].tolist() == pytest.approx([0.3, 0.55, 2.51 / 3, 0.975])
+    assert table["accuracy"].tolist() == pytest.approx([1, 0, 1 / 3, 1])
+    assert error == pytest.approx((0.7 + 0.55 + 3 * abs(1 / 3 - 2.51 / 3) + 2 * 0.025) / 7)
+
+
+@pytest.mark.parametrize("bins", [5, 10, 15])
+def test_calibration_is_what_a_loop_over_bins_gives(bins):
+    rng = np.random.default_rng(bins)
+    confidence = rng.beta(3, 1, 400)
+    right = rng.random(400) < confidence**2
+    error = 0.0
+    for b in range(bins):
+        inside = [i for i, c in enumerate(confidence) if b / bins < c <= (b + 1) / bins]
+        if inside:
+            error += abs(sum(right[i] - confidence[i] for i in inside)) / 400
+    table, found = scoring.calibration(confidence, right, bins)
+    assert found == pytest.approx(error) and table["answers"].sum() == 400
+
+
+def test_answers_as_sure_as_right_have_no_calibration_error():
+    assert scoring.calibration([1.0] * 5, [True] * 5)[1] == 0
+    assert scoring.calibration([0.75] * 4, [True, True, False, True])[1] == 0
+    assert scoring.calibration([1.0] * 5, [False] * 5)[1] == 1
 
 
 # ---- epochs --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from benchmarks import method
 from foalkit import params, training
 from foalkit.models import CFNSR
-from foalkit.models.cfnsr import Pointwise
+from foalkit.models.cfnsr import Grouped, Pointwise
 from foalkit.models.inputs import ChannelsFirst, PicturesInput
 
 # The loss may differ from the plain one's by these shares: channels-last sums in another order, bf16 keeps 8 bits. In
@@ -68,7 +68,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
     for module in (*plain.modules(), *net.modules()):
         _without_dropout(module)
     for module in plain.modules():
-        if isinstance(module, Pointwise):
+        if isinstance(module, Pointwise | Grouped):
             module.__class__ = torch.nn.Conv3d  # as it would be written
     video = pictures.eval()(*streams["face-frames"])[0].contiguous()  # (B, 3, T, S, S)
     pictures.train()
@@ -106,9 +106,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
     return [method.row(f"{name}, {q}", seconds["plain"], seconds[q], equality=said[q]) for q in LOSS]
 
 
-if __name__ == "__main__":  # python -m benchmarks.cfn_sr [frames size rounds]
-    frames, size, rounds = (
-        (int(v) for v in (*sys.argv[1:], 16, 112, 7)[:3]) if len(sys.argv) > 1 else (16, 112, 7)
-    )
-    for line in measure(rounds, frames=frames, size=size):
+if __name__ == "__main__":  # python -m benchmarks.cfn_sr [frames size batch rounds]
+    frames, size, batch, rounds = map(int, sys.argv[1:] or (16, 112, 4, 7))
+    for line in measure(rounds, frames=frames, size=size, batch=batch):
         print(line)

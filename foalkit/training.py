@@ -216,26 +216,30 @@ def _share_terms(core, entered, labels, params, projected, rows, generator) -> d
     if not isinstance(core, FoalNet):
         return {"ce": F.cross_entropy(classify(core, entered), labels)}
     (audio, audio_mask), (video, video_mask) = entered
-    pair = (audio, video, audio_mask, video_mask)
-    fused = core.fuse(*pair)
-    terms = {"ce": F.cross_entropy(core.classify(fused), labels)}
+    own = torch.arange(len(labels), device=labels.device)
+    asked, align = [(own, own)], None  # the passes: who asks whose video, whose audio
     if projected is not None:
         align = losses.avel(
             *projected, every_label, core.temperature, normalise_targets=weights.normalise_targets, rows=rows
         )
-        if weights.avel:
-            terms["avel"] = align.loss
     if weights.mem:
         similarity = align.similarity if rows is None else align.similarity[rows][:, rows]
         chosen = losses.hard_negatives(similarity, labels, how=weights.hard_negatives, generator=generator)
-        positive = core.fuse(*pair) if params.training.positive_pass == "separate" else fused
-        a2v = core.attend_a2v(audio, video[chosen.video], audio_mask, video_mask[chosen.video])
-        v2a = core.attend_v2a(audio[chosen.audio], video, audio_mask[chosen.audio], video_mask)
+        if params.training.positive_pass == "separate":
+            asked.append((own, own))
+        asked.append((chosen.video, chosen.audio))
+    videos, audios = (torch.stack(clips) for clips in zip(*asked, strict=True))
+    fused = core.fuse_with(audio, video, audio_mask, video_mask, videos, audios)
+    terms = {"ce": F.cross_entropy(core.classify(fused[0]), labels)}
+    if weights.avel:
+        terms["avel"] = align.loss
+    if weights.mem:
+        *_, match, clash = fused
         terms["mem"] = losses.mem(
-            core.match_a2v(positive.a2v),
-            core.match_a2v(a2v),
-            core.match_v2a(positive.v2a),
-            core.match_v2a(v2a),
+            core.match_a2v(match.a2v),
+            core.match_a2v(clash.a2v),
+            core.match_v2a(match.v2a),
+            core.match_v2a(clash.v2a),
             chosen.valid,
         ).loss
     return terms

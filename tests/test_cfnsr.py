@@ -10,7 +10,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from foalkit.models import CFNSR, AudioCNN, ResNeXt3D
-from foalkit.models.cfnsr import AudioBranch, Bottleneck, CrossModalBlock, SelfAttentionEncoder, VideoBranch
+from foalkit.models.cfnsr import (
+    AudioBranch,
+    Bottleneck,
+    CrossModalBlock,
+    Grouped,
+    Pointwise,
+    SelfAttentionEncoder,
+    VideoBranch,
+)
 
 FRAMES, SIZE = 4, 64  # the smallest video whose last map, 1×2×2, has positions to choose from
 
@@ -162,6 +170,32 @@ def batch_norm(state, name, x):
         state[f"{name}.{k}"].reshape(shape) for k in ("running_mean", "running_var", "weight", "bias")
     )
     return (x - mean) / (var + 1e-5) ** 0.5 * weight + bias
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    ("ours", "stock"),
+    [
+        (Pointwise(8, 12, stride=2), torch.nn.Conv3d(8, 12, 1, stride=2, bias=False)),
+        (Pointwise(8, 12), torch.nn.Conv3d(8, 12, 1, bias=False)),
+        (Grouped(128), torch.nn.Conv3d(128, 128, 3, padding=1, groups=32, bias=False)),
+        (Grouped(128, stride=2), torch.nn.Conv3d(128, 128, 3, stride=2, padding=1, groups=32, bias=False)),
+        (Grouped(64), torch.nn.Conv3d(64, 64, 3, padding=1, groups=32, bias=False)),
+    ],
+)
+def test_convolutions_are_the_stock_ones(ours, stock, layout):
+    ours, stock = (c.double().to(memory_format=layout) for c in (ours, stock))
+    stock.load_state_dict(ours.state_dict())
+    x = torch.randn(2, stock.in_channels, 3, 5, 4, dtype=torch.double).contiguous(memory_format=layout)
+    results = []
+    for conv in (ours, stock):
+        conv.zero_grad()
+        own = x.clone().requires_grad_()
+        y = conv(own)
+        (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+        results.append((y.detach(), own.grad, conv.weight.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("width", "stride"), [(5, 1), (5, 2), (128, 1), (128, 2)])

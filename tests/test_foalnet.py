@@ -9,11 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from foalkit.losses import avel, hard_negatives, mem
-from foalkit.models import FoalNet, Unimodal
-from foalkit.models.foalnet import CrossAttentionLayer, LayerNorm, Projection, masked_mean
+from foalkit.models import FoalNet, Unimodal, foalnet
+from foalkit.models.foalnet import CrossAttentionLayer, LayerNorm, Projection
+from foalkit.models.frames import Dropout, Padded, masked_mean
 from foalkit.models.inputs import ConvInput, Identity, LinearInput, Standardise, build_input
 
 AUDIO, VIDEO, HEADS = 8, 12, 4
+
+
+@pytest.fixture(params=["padded", "packed"], autouse=True)
+def layout(request, monkeypatch):
+    """Every test with both layouts of the frames; by itself so small a model would only be padded."""
+    monkeypatch.setattr(foalnet, "PACKED_FROM", 0 if request.param == "packed" else math.inf)
+    return request.param
 
 
 def tiny(**options):
@@ -149,7 +157,8 @@ def test_dropout_stands_where_the_paper_has_it(paper):
     # With everything dropped only the residual is left, then the norm: section 5's and section 2's order.
     query, context = torch.randn(2, 3, 8), torch.randn(2, 5, 4)
     layer = CrossAttentionLayer(8, 4, heads=2, dropout=1.0)
-    torch.testing.assert_close(layer(query, context, torch.ones(2, 5).bool()), F.layer_norm(query, (8,)))
+    frames = Padded(torch.ones(2, 3).bool(), torch.ones(2, 5).bool(), torch.arange(2)[None])
+    torch.testing.assert_close(layer.norm(layer(query[None], context, frames))[0], F.layer_norm(query, (8,)))
     projection = Projection(8, width=6, dropout=1.0)
     x = torch.randn(3, 8)
     torch.testing.assert_close(projection(x), F.layer_norm(x @ projection.enter.weight.T, (6,)))
@@ -558,3 +567,42 @@ def test_standardise_uses_the_statistics_it_was_given_and_saves_them():
     torch.testing.assert_close(layer(x).std(0), torch.ones(3, dtype=torch.float64))
     assert set(layer.state_dict()) == {"scale", "shift"}
     assert not list(layer.parameters())
+
+
+# --- dropout
+
+
+def test_dropout_is_torchs_by_rate_scale_and_gradient():
+    torch.manual_seed(0)
+    x = (torch.rand(1001, 1003) + 1).requires_grad_()  # a number of values that 4 does not divide
+    dropped = Dropout(0.1)(x)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped, torch.where(kept, x / 0.9, 0))
+    dropped.sum().backward()
+    torch.testing.assert_close(x.grad, kept / 0.9)
+    # binomial: five standard deviations, also of every fourth value, which share one random draw, and of neighbours
+    off = 5 * math.sqrt(0.1 * 0.9 / (kept.numel() / 4))
+    for lane in range(4):
+        assert kept.flatten()[lane::4].float().mean().item() == pytest.approx(0.9, abs=off)
+    both = (~kept.flatten()[1:] & ~kept.flatten()[:-1]).float().mean().item()
+    assert both == pytest.approx(0.01, abs=5 * math.sqrt(0.01 / kept.numel()))
+    assert not torch.equal(kept, Dropout(0.1)(x) != 0)
+
+
+def test_dropout_leaves_evaluation_alone_and_repeats_with_the_seed():
+    x, dropout = torch.randn(50, 7, dtype=torch.bfloat16), Dropout(0.5)
+    assert dropout.eval()(x) is x
+    dropout.train()
+    torch.manual_seed(3)
+    first = dropout(x)
+    torch.manual_seed(3)
+    assert first.dtype == x.dtype and torch.equal(first, dropout(x))
+    assert (Dropout(1.0)(x) == 0).all() and torch.equal(Dropout(0.0)(x), x)
+    y = x.double().requires_grad_()
+    torch.manual_seed(4)
+
+    def seeded(y):
+        torch.manual_seed(4)
+        return dropout(y)
+
+    assert torch.autograd.gradcheck(seeded, y)

@@ -91,7 +91,8 @@ class PicturesInput(nn.Module):
     """Stored pictures `(B, T, size² · 3)` uint8 to CFN-SR's video `(B, 3, T, size, size)` (section 5).
 
     ImageNet's mean and deviation are taken out. In training a clip is cropped to a share `crop` of its area (above
-    1: the whole picture) and mirrored with probability `flip`: one draw for all of its frames. Raises ValueError where `dim` is no square picture.
+    1: the whole picture) and mirrored with probability `flip`: one draw for all of its frames. Raises
+    ValueError where `dim` is no square picture.
     """
 
     def __init__(self, dim: int, *, crop: tuple[float, float] = (0.8, 1.4), flip: float = 0.5):

@@ -1,5 +1,6 @@
 # make demo   everything: environment, corpus, features, the whole ablation, the report
 # make test   the tests          make lab   JupyterLab at the notebooks          make lint   ruff
+# make bench  how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 # make grid PARAMS=iemocap-frozen   the same grid with another params file
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ SHELL := bash
 # what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
 PROGRESS := { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|localrule all|    input: .*report.html|    jobid: 0$$|    resources: tmpdir|$$)' || true; }
 
-.PHONY: demo grid test lab lint lock clean
+.PHONY: demo grid test bench lab lint lock clean
 
 demo:
 	@$(MAKE) --no-print-directory grid PARAMS=demo
@@ -29,6 +30,9 @@ grid: $(BIN)/.installed
 
 test: $(BIN)/.installed
 	@$(BIN)/python -m pytest
+
+bench: $(BIN)/.installed
+	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
 lab: $(BIN)/.installed
 	@$(BIN)/jupyter lab notebooks

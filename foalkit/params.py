@@ -122,6 +122,7 @@ class WavLM(WavLMWeights):
 
     encoder: Literal["wavlm"]
     layer: int = -1
+    precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -136,6 +137,7 @@ class ClipImages(Strict):
     region: Literal["picture", "face"] = "picture"
     every: int = Field(1, ge=1)  # use each n-th frame
     batch: int = 64
+    precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -149,6 +151,7 @@ class Expression(Strict):
     region: Literal["picture", "face"] = "face"
     every: int = Field(1, ge=1)  # use each n-th frame
     batch: int = 64
+    precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

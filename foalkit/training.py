@@ -578,10 +578,7 @@ def _set_random_state(state: tuple) -> None:
 def _batch(
     stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], on: str | torch.device
 ) -> Streams:
-    return {
-        s: tuple(torch.from_numpy(v).to(on, non_blocking=True) for v in stores[s].batch(utterances))
-        for s in streams
-    }
+    return {s: stores[s].tensors(utterances, on) for s in streams}
 
 
 def _kept(utterances, speakers, side, epoch, true, classes, logits) -> pd.DataFrame:

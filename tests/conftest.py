@@ -82,6 +82,9 @@ class Memory:
             x[i, : len(self.features[u])], mask[i, : len(self.features[u])] = self.features[u], True
         return x, mask
 
+    def tensors(self, utterances, device="cpu"):
+        return tuple(torch.from_numpy(v).to(device) for v in self.batch(utterances))
+
 
 @pytest.fixture(scope="session")
 def p(tiny):

@@ -236,6 +236,65 @@ def test_wavlm_refusals(weights, tmp_path):
     assert "no model.safetensors" in refused(lambda: encoder(tmp_path, **hollow))
 
 
+@pytest.fixture(scope="module")
+def layer_norm(tmp_path_factory):
+    """A folder with a small WavLM that normalises as WavLM-Large does: frame by frame, so that it may be padded."""
+    from transformers import WavLMConfig, WavLMModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    config = WavLMConfig(
+        **sizes, **positions, conv_dim=(32,) * 7, feat_extract_norm="layer", do_stable_layer_norm=True
+    )
+    folder = tmp_path_factory.mktemp("layer-norm")
+    WavLMModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+CLIPS = [SOUND[:n] for n in (9_000, 16_000, 300, 4_123, 12_345)]
+
+
+def test_a_padded_batch_gives_each_clip_its_own_features(layer_norm, tmp_path):
+    wavlm = encoder(tmp_path, encoder="wavlm", model=layer_norm, width=32, layer=1)
+    alone = [wavlm(clip) for clip in CLIPS]
+    seen = []
+    wavlm.model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    for together in (1, 2, 5):
+        wavlm.together = together
+        for batched, own in zip(wavlm.many(CLIPS), alone, strict=True):
+            assert batched.shape == own.shape
+            np.testing.assert_allclose(batched, own, atol=1e-5)
+    assert seen[5:8] == [(2, 4_123), (2, 12_345), (1, 16_000)]  # shortest first; 300 samples become 400
+
+
+def test_a_network_that_pads_change_reads_clips_one_by_one(weights, layer_norm, tmp_path):
+    assert encoder(tmp_path, encoder="wavlm", model=layer_norm, width=32).may_pad
+    by_group = encoder(weights, encoder="wavlm", model="small", width=32)
+    assert not by_group.may_pad and by_group.together == 1
+    for batched, clip in zip(by_group.many(CLIPS), CLIPS, strict=True):
+        np.testing.assert_array_equal(batched, by_group(clip))
+
+
+@pytest.mark.parametrize(
+    ("spec", "clip"),
+    [
+        ({"encoder": "wavlm", "model": "small", "width": 32}, SOUND),
+        ({"encoder": "clip", "model": "small", "width": 32}, FRAMES),
+        ({"encoder": "expression", "model": "small", "width": 32}, FRAMES),
+    ],
+)
+def test_bf16_keeps_the_direction_and_is_another_identity(weights, spec, clip):
+    fp32, bf16 = encoder(weights, **spec), encoder(weights, **spec, precision="bf16")
+    assert next(bf16.model.parameters()).dtype == torch.bfloat16
+    one, other = fp32(clip), bf16(clip)
+    assert other.dtype == np.float32 and not np.array_equal(one, other)
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert cosine.min() >= 0.999
+    assert bf16.identity == fp32.identity | {"precision": "bf16"}
+    assert "precision" not in fp32.identity  # stores made before there was a choice keep their keys
+
+
 # ---- CLIP ------------------------------------------------------------------------------------------
 
 
@@ -256,6 +315,70 @@ def test_clip_is_open_clips_projected_embedding(weights):
     got = clip(FRAMES)  # three frames in batches of two
     assert got.shape == (3, 32) != (3, own.visual.transformer.width)  # projected, not the hidden state
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_clips_last_layer_computes_the_class_token_alone(weights):
+    clip = encoder(weights, encoder="clip", model="small", width=32)
+    blocks = clip.model.visual.transformer.resblocks
+    seen = []
+    for block in blocks:
+        block.mlp.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
+        block.attn.out_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    clip(FRAMES)
+    assert seen == [65, 65, 1, 1]  # 8 × 8 patches and the class token
+
+
+def test_a_clip_that_averages_its_patches_is_left_as_it_is(tmp_path):
+    import json
+
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 2,
+            "width": 64,
+            "patch_size": 16,
+            "head_width": 32,
+            "pool_type": "avg",
+        },
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    }
+    (tmp_path / "averaging.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    own = open_clip.CLIP(**config).eval()
+    save_file(own.state_dict(), tmp_path / "weights.safetensors")
+    open_clip.add_model_config(tmp_path / "averaging.json")
+    file = str(tmp_path / "weights.safetensors")
+    clip = encoder(tmp_path, encoder="clip", model="averaging", pretrained=file, width=16)
+    pixels = torch.from_numpy(FRAMES).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        expected = own.encode_image((pixels - clip.mean) / clip.std)
+    np.testing.assert_allclose(clip(FRAMES), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "expression"])
+def test_a_picture_goes_through_the_network_once(weights, kind):
+    network = encoder(weights, encoder=kind, model="small", width=32, batch=4)
+    a, b, c = FRAMES
+    clips = [np.stack([a, b, b]), np.stack([b, c]), np.stack([c, a, c, b])]
+    alone = [network(clip) for clip in clips]
+    embed, sizes = network._embed, []
+    network._embed = lambda pixels: sizes.append(len(pixels)) or embed(pixels)
+    for shared, own in zip(network.many(clips), alone, strict=True):
+        np.testing.assert_allclose(shared, own, atol=1e-5)
+    assert sizes == [3]
+
+
+def test_threads_may_share_an_encoder(weights):
+    from concurrent.futures import ThreadPoolExecutor
+
+    vit = encoder(weights, encoder="expression", model="small", width=32, batch=2)
+    clips = [RNG.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for threaded, clip in zip(pool.map(vit, clips), clips, strict=True):
+            np.testing.assert_allclose(threaded, vit(clip), atol=1e-5)
 
 
 def test_clip_refusals(weights, tmp_path):

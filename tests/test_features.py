@@ -4,18 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import wave
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import refused
 from test_media import FPS, FRAMES, numbers, ramp, write_avi, write_wav
 
 from foalkit import params
 from foalkit.data import faces, features, media
-from foalkit.data.encoders import LogMelEncoder, make_encoder
+from foalkit.data.encoders import LogMelEncoder, WavLMEncoder, make_encoder
 from foalkit.data.features import FeatureStore, open_data, prepare, square
 
 
@@ -74,7 +76,7 @@ def change_wav(file):
 
 def store_bytes(p, stream="audio"):
     folder = p.folder / "features" / stream
-    return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.name != "seconds.json"}
 
 
 # ---- what is stored --------------------------------------------------------------------------------
@@ -152,6 +154,40 @@ def test_batches_are_padded_with_zeros_and_masked(data):
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(mask, real)
     assert x.dtype == np.float32 and mask.dtype == bool and not mask.all()
+
+
+def test_gathered_frames_stand_one_after_the_other(data):
+    store, some = data.stores["audio"], data.table["utterance"].iloc[[5, 2, 9, 2]].tolist()
+    rows, lengths = store.gather(some)
+    assert rows.dtype == np.float16 and lengths.tolist() == [len(store[u]) for u in some]
+    expected = [frame for u in some for frame in store[u]]
+    np.testing.assert_array_equal(rows, np.stack(expected))
+    x, mask = store.batch(some)
+    np.testing.assert_array_equal(x[mask], rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int16", "uint8"])
+def test_a_store_that_stays_on_a_device_gives_the_same_bits(tmp_path, monkeypatch, dtype):
+    rng, lengths = np.random.default_rng(3), [3, 1, 4, 2]
+    packed = (100 * rng.random((10, 5))).astype(dtype)
+    packed.tofile(tmp_path / features.FILES[dtype])
+    index = {"utterance": list("abcd"), "offset": [0, 3, 4, 8], "frames": lengths, "key": "k", "note": None}
+    pd.DataFrame(index).to_parquet(tmp_path / "index.parquet")
+    (tmp_path / "store.json").write_text(json.dumps({"width": 5, "digest": "", "dtype": dtype}))
+    store = FeatureStore(tmp_path)
+    plain = store.tensors("cabd")
+    monkeypatch.setattr(store, "_resident", lambda device: torch.from_numpy(store.packed))
+    for resident, sent, padded in zip(store.tensors("cabd"), plain, store.batch("cabd"), strict=True):
+        assert resident.dtype == sent.dtype and resident.shape == sent.shape
+        np.testing.assert_array_equal(resident, sent)
+        np.testing.assert_array_equal(sent, padded)
+
+
+def test_the_time_of_each_part_is_written_beside_the_store(data):
+    for store in data.stores.values():
+        assert set(store.seconds) == {"decode", "preprocess", "model", "write", "total"}
+        assert all(s >= 0 for s in store.seconds.values())
+        assert store.seconds["decode"] > 0 and store.seconds["model"] > 0 and store.seconds["write"] > 0
 
 
 def test_a_large_store_is_mapped_and_reads_the_same(data, tiny, monkeypatch):
@@ -246,6 +282,83 @@ def test_what_was_done_to_long_utterances_is_written_down(world, part):
     assert data.info["clip"] == clip and data.info["longer_than_clip"] == cut.sum()
     longest = data.stores["audio"].lengths[data.table["utterance"][length.idxmax()]]
     assert longest == int(50 * (length.max() if part == "all" else 1.0)) + 1
+
+
+# ---- networks and what their clips share ---------------------------------------------------------------
+
+
+@pytest.fixture
+def turns(turn):
+    """Turns of one film: three that overlap, one apart, one of the other half of the picture."""
+    row, _ = turn
+    times = {"a": (0.0, 1.2), "b": (0.8, 2.0), "c": (1.0, 1.4), "d": (2.0, 2.6), "e": (2.1, 2.5)}
+    rows = [row | {"utterance": u, "start": s, "end": e} for u, (s, e) in times.items()]
+    rows[4]["crop"] = (0, 0, 64, 64)
+    return rows
+
+
+def test_overlapping_turns_share_their_frames(tiny, turn, turns, tmp_path, monkeypatch):
+    monkeypatch.setattr(features.os, "cpu_count", lambda: 1)
+    spec = {"encoder": "clip", "model": "small", "width": 32}
+    p = make_world(tiny, tmp_path, turn[1], "video", features={"video": spec}, ablation={"honest": []})
+    reader = features._Reader(p, "video", turn[1], {})
+    groups = reader.groups(turns)
+    assert ["".join(r["utterance"] for r in g) for g in groups] == ["abc", "d", "e"]
+    alone = {r["utterance"]: reader(r) for r in turns}
+    embed, seen = reader.encoder._embed, []
+    reader.encoder._embed = lambda pixels: seen.append(len(pixels)) or embed(pixels)
+    found = {r["utterance"]: f for r, f in features._results(reader, groups, {}, None, {})}
+    for u, own in alone.items():
+        np.testing.assert_allclose(found[u].astype(float), own.astype(float), atol=2e-3)
+    pictures = media.read_frames(turn[1] / "film.avi", 0.0, 2.0, size=64)
+    assert seen[0] == len({p.tobytes() for p in pictures}) > 1  # some look alike at that size
+
+
+def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(tiny, one_session, tmp_path, monkeypatch):
+    spec = {"encoder": "wavlm", "model": "small", "width": 32}
+    p = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
+    rows = prepare(p).table["utterance"].tolist()
+    whole = store_bytes(p)["features.f16"]
+    folder = p.folder / "weights" / "wavlm-small-32"
+    shutil.move(folder, tmp_path / "wavlm")
+    shutil.rmtree(p.folder)
+    spec["model"] = str(tmp_path / "wavlm")
+    large = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
+    encode, threads = features._Reader.encode, set()
+
+    def watched(self, *clips):
+        threads.add(threading.current_thread().name)
+        return encode(self, *clips)
+
+    monkeypatch.setattr(features._Reader, "encode", watched)
+    assert prepare(large).table["utterance"].tolist() == rows
+    assert threads == {"MainThread"}
+    assert store_bytes(large)["features.f16"] == whole
+
+
+def test_sound_is_sorted_into_batches_and_comes_back_in_order(tiny, one_session, tmp_path, monkeypatch):
+    spec = {"encoder": "wavlm", "model": "small", "width": 32}
+    p = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
+    whole = prepare(p).stores["audio"]
+    made, padded = features._Reader.__init__, WavLMEncoder._padded
+    sizes = []
+
+    def batching(self, *a):
+        made(self, *a)
+        self.encoder.together = 3
+
+    def one_by_one(self, clips):  # the small one may not be padded
+        sizes.append(len(clips))
+        return [padded(self, [clip])[0] for clip in clips]
+
+    monkeypatch.setattr(features.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(features, "TO_SORT", 7)
+    monkeypatch.setattr(features._Reader, "__init__", batching)
+    monkeypatch.setattr(WavLMEncoder, "_padded", one_by_one)
+    shutil.rmtree(p.folder / "features")
+    again = prepare(p).stores["audio"]
+    assert sizes[:3] == [3, 3, 1] and sum(sizes) == len(whole.lengths)
+    np.testing.assert_array_equal(again.packed, whole.packed)
 
 
 # ---- faces that must be looked for -------------------------------------------------------------------
@@ -411,16 +524,16 @@ def whole(world):
 
 def kill_after(world, monkeypatch, count):
     monkeypatch.setattr(features.os, "cpu_count", lambda: 1)
-    encode, done = features._Reader.__call__, []
+    load, done = features._Reader.load, []
 
     def killed(self, row):
         if len(done) == count:
             raise KeyboardInterrupt
         done.append(row["utterance"])
-        return encode(self, row)
+        return load(self, row)
 
     with monkeypatch.context() as patch:
-        patch.setattr(features._Reader, "__call__", killed)
+        patch.setattr(features._Reader, "load", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(world)
 

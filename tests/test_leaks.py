@@ -52,6 +52,34 @@ def test_a_copied_recording_on_two_sides_is_named(tiny, data, corpus, sides, tmp
     leaks.check_copies(store, moved)  # as it says: the copy gone, the split is good
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_are_those_that_comparing_all_with_all_finds(seed):
+    rng = np.random.default_rng(seed)
+    clips = {f"u{n}": rng.normal(size=(rng.integers(24, 40), 6)) for n in range(400)}
+    for n in range(300, 320):  # on the test side: copies of training clips, some spoilt just too much
+        source = clips[f"u{n - 300}"]
+        clips[f"u{n}"] = 0.5 * source + rng.uniform(0.01, 0.1) * rng.normal(size=source.shape)
+    clips["u7"] = clips["u390"] = np.ones((30, 6))  # nothing changes
+    names = list(clips)
+    split_ = Split(names[:300], [], names[300:], {})
+
+    def course(clip):
+        at = np.linspace(0, len(clip) - 1, leaks.MOMENTS).round().astype(int)
+        return (clip[at] - clip[at].mean(0)).ravel()
+
+    alike = {}
+    for a in split_.train:
+        for b in split_.test:
+            one, other = course(clips[a]), course(clips[b])
+            norm = np.linalg.norm(one) * np.linalg.norm(other)
+            if norm and (cosine := one @ other / norm) > leaks.ALIKE:
+                alike[a, b] = cosine
+    assert 2 < len(alike) < 20
+    message = refused(lambda: leaks.check_copies(Memory(clips), split_))
+    first, second = max(alike, key=alike.get)
+    assert f"{first} (train) and {second} (test), {len(alike)} such" in message
+
+
 def test_still_sound_is_no_copy_of_still_sound(sides):
     leaks.check_copies(
         Memory({u: np.zeros((5, 3)) for u in sides.train + sides.validation + sides.test}), sides

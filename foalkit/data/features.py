@@ -4,10 +4,13 @@ import fcntl
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,8 @@ from foalkit.params import Clip, Params, digest
 from foalkit.progress import progress
 from foalkit.records import file_digest, write_json, write_parquet
 
+TO_SORT = 64  # clips of sound that are sorted by length into batches; so many turns at most share frames
+AHEAD = 32  # groups decoded ahead of the model at most: a clip of 180 frames at 224 pixels is 27 MB
 IN_MEMORY_BYTES = 4 << 30  # a store below this is read at once, in order: faster than a cold map
 # the packed array by its dtype
 FILES = {"float16": "features.f16", "int16": "features.i16", "uint8": "features.u8"}
@@ -31,7 +36,8 @@ class FeatureStore:
 
     A store of waveforms holds int16 `(S, 1)`: samples times 32 768; one of pictures uint8 `(T, size² · 3)`. `found`
     says, where faces were looked for, in which share of an utterance's frames one was found; `notes` what was filled
-    up.
+    up; `seconds` how long the build's last run took: `decode` (with crop and resize), `preprocess` (faces), `model`
+    and `write`, each added up over its threads, and `total` by the clock.
     """
 
     def __init__(self, folder: Path):
@@ -47,11 +53,15 @@ class FeatureStore:
         self._keys = dict(zip(index["utterance"], index["key"], strict=True))
         looked = index.dropna(subset="found") if "found" in index else index[:0].assign(found=0.0)
         self.found = dict(zip(looked["utterance"], looked["found"].tolist(), strict=True))
-        self.notes = dict(index.loc[index["note"].notna(), ["utterance", "note"]].to_numpy())
+        noted = index[index["note"].notna()] if "note" in index else index[:0].assign(note="")
+        self.notes = dict(zip(noted["utterance"], noted["note"], strict=True))
         file, shape = folder / FILES[self.dtype], (int(index["frames"].sum()), self.width)
         size = np.dtype(self.dtype).itemsize * shape[0] * shape[1]
         if not file.exists() or file.stat().st_size != size:
             raise UserError(f"{folder}: {file.name} and its index disagree; delete it to rebuild it")
+        seconds = folder / "seconds.json"
+        self.seconds = json.loads(seconds.read_text()) if seconds.exists() else {}
+        self._on: dict = {}  # device → the packed array there
         small = size < IN_MEMORY_BYTES
         self.packed = (
             np.fromfile(file, self.dtype).reshape(shape)
@@ -62,6 +72,38 @@ class FeatureStore:
     def __getitem__(self, utterance: str) -> np.ndarray:
         offset = self._offsets[utterance]
         return self.packed[offset : offset + self.lengths[utterance]]
+
+    def gather(self, utterances) -> tuple[np.ndarray, np.ndarray]:
+        """The utterances' frames one after the other, as stored `(N, D)`, and how many each has `(B,)`: no padding."""
+        return np.concatenate([self[u] for u in utterances]), np.array([self.lengths[u] for u in utterances])
+
+    def tensors(self, utterances, device="cpu"):
+        """`batch` as tensors on a device; on a GPU the whole store stays there where it fills less than half of it."""
+        import torch
+
+        packed = self._resident(torch.device(device))
+        if packed is None:
+            return tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in self.batch(utterances))
+        first = torch.tensor([self._offsets[u] for u in utterances]).to(packed.device)[:, None]
+        lengths = torch.tensor([self.lengths[u] for u in utterances])
+        at = torch.arange(int(lengths.max()), device=packed.device)
+        mask = at < lengths.to(packed.device)[:, None]
+        x = packed[(first + at).where(mask, 0)]  # (B, T, D)
+        if self.dtype != "uint8":
+            x = x.float()
+        if self.dtype == "int16":
+            x /= FULL_SCALE
+        return x.masked_fill_(~mask[..., None], 0), mask
+
+    def _resident(self, device):
+        import torch
+
+        if device.type == "cpu":
+            return None
+        if device not in self._on:
+            fits = self.packed.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+            self._on[device] = torch.from_numpy(np.asarray(self.packed)).to(device) if fits else None
+        return self._on[device]
 
     def batch(self, utterances) -> tuple[np.ndarray, np.ndarray]:
         """Padded float32 `(B, T, D)` and its mask `(B, T)`, True where a frame is real; samples in [-1, 1].
@@ -172,8 +214,10 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
 
     Rows whose key is unchanged are copied from the store that is there. The new store is written beside it,
-    logged utterance by utterance so that a killed run resumes, and renamed into place when whole.
+    logged utterance by utterance so that a killed run resumes, and renamed into place when whole. On a CPU a clip's
+    features depend on its group alone (`_Reader.groups`, of the whole table), not on what had to be made anew.
     """
+    began = time.monotonic()
     folder = params.folder / "features" / stream
     reader = _Reader(params, stream, root, digests)
     keys = {row["utterance"]: reader.key(row) for row in table.to_dict("records")}
@@ -191,10 +235,13 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     packed = partial / FILES[reader.dtype]
     frame_bytes = np.dtype(reader.dtype).itemsize * reader.width
     done = _resume(partial / "log.jsonl", packed, keys, frame_bytes)
-    todo = [row for row in table.to_dict("records") if row["utterance"] not in done]
+    groups = reader.groups(table.to_dict("records"))
+    count = len(table) - len(done)
     with packed.open("ab") as data, (partial / "log.jsonl").open("a") as log:
         offset = data.tell() // frame_bytes
-        for row, result in progress(_results(reader, todo, old, keys), f"features of {stream}", len(todo)):
+        results = _results(reader, groups, done, old, keys)
+        for row, result in progress(results, f"features of {stream}", count):
+            start = time.monotonic()
             entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
             if isinstance(result, str):
                 entry["failed"] = result
@@ -206,6 +253,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             log.write(json.dumps(entry) + "\n")
             log.flush()
             done[row["utterance"]] = entry
+            reader.seconds["write"] += time.monotonic() - start
     entries = [done[u] for u in keys]  # table order
     good = pd.DataFrame(
         [e for e in entries if "failed" not in e],
@@ -231,6 +279,9 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             "failed_keys": {u: keys[u] for u in failed},
         },
     )
+    # beside store.json, which is the same for the same features
+    reader.seconds["total"] = time.monotonic() - began
+    write_json(partial / "seconds.json", {part: round(s, 3) for part, s in reader.seconds.items()})
     if folder.exists():
         (folder / "store.json").unlink(missing_ok=True)  # from here on the old store does not count
         for file in folder.iterdir():
@@ -268,8 +319,39 @@ class _Reader:
         self.boxes = params.folder / "features" / "face_boxes"
         self.width, self.identity = self.encoder.width, self.encoder.identity
         self.dtype = {"waveform": "int16", "frames": "uint8"}.get(self.spec.encoder, "float16")
-        # one light encoder per core; a large model is one process with all the cores, or a GPU
-        self.workers = os.cpu_count() or 1 if getattr(self.spec, "model", "small") == "small" else 1
+        # a light encoder runs on each core; a large model has all of them, or a GPU, and is handed decoded clips
+        self.large = getattr(self.spec, "model", "small") != "small"
+        self.seconds = {"decode": 0.0, "preprocess": 0.0, "model": 0.0, "write": 0.0}
+        self._clock = threading.Lock()
+
+    def groups(self, rows: list[dict]) -> list[list[dict]]:
+        """Rows that go through the encoder together, in order: overlapping turns that show one part of one film.
+
+        For sound, as many as its batches are sorted from.
+        """
+        if getattr(self.encoder, "together", 1) > 1:
+            return [rows[first : first + TO_SORT] for first in range(0, len(rows), TO_SORT)]
+        groups, until, last = [], 0.0, None
+        for row in rows:
+            start, end = self._range(row)
+            shown = (row["video"], _ints(row["crop"]), _ints(row["face"])) if self._shares else None
+            if shown is None or shown != last or start >= until or len(groups[-1]) == TO_SORT:
+                groups.append([])
+                until = end
+            groups[-1].append(row)
+            until, last = max(until, end), shown
+        return groups
+
+    @property
+    def _shares(self) -> bool:
+        return self.encoder.modality == "video" and hasattr(self.encoder, "many")
+
+    @contextmanager
+    def _timed(self, part: str):
+        start = time.monotonic()
+        yield
+        with self._clock:
+            self.seconds[part] += time.monotonic() - start
 
     def key(self, row: dict) -> str:
         """A digest of all that the row's features depend on."""
@@ -300,27 +382,49 @@ class _Reader:
         return digest({**parts, "decoder": media.DECODER, **faces.IDENTITY})
 
     def __call__(self, row: dict) -> np.ndarray:
+        """One row's features as they are stored; raises UserError for what cannot be read."""
+        return self.encode([row], [self.load(row)])[0]
+
+    def encode(self, rows: list[dict], clips: list[np.ndarray]) -> list[np.ndarray]:
+        """Features as they are stored, of the clips that `load` gave."""
+        with self._timed("model"):
+            if self.encoder.modality == "imported":
+                made = clips
+            elif hasattr(self.encoder, "many"):
+                made = self.encoder.many(clips)
+            else:
+                made = [self.encoder(clip) for clip in clips]
+        return [self._packed(features, row) for row, features in zip(rows, made, strict=True)]
+
+    def load(self, row: dict) -> np.ndarray:
+        """One row's samples, frames or imported features; raises UserError for what cannot be read."""
         modality = self.encoder.modality
         if modality == "imported":
-            return self._packed(self.encoder.read(row), self.encoder.file(row))
+            with self._timed("decode"):
+                return self.encoder.read(row)
         if not row[modality]:
             raise media.MediaError(f"{row['utterance']}: has no {modality} file")
         file = self.root / row[modality]
         start, end = self._range(row)
         if modality == "audio":
-            clip = media.read_audio(file, start, end, rate=getattr(self.encoder, "rate", media.SAMPLE_RATE))
+            with self._timed("decode"):
+                rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
+                clip = media.read_audio(file, start, end, rate=rate)
             if note := getattr(self.encoder, "note", lambda _: None)(clip):
                 self.notes[row["utterance"]] = f"{file.name}: {note}"
         elif self._looks_for_face(row):
-            clip = self._faces(row, file, start, end)
+            with self._timed("preprocess"):  # decoding along the way
+                clip = self._faces(row, file, start, end)
         else:
             box = _ints(row[self._column])
             if self.spec.region == "face":
                 box = square(box)
-            clip = media.read_frames(file, start, end, crop=box, size=self.encoder.size, every=self._every)
+            with self._timed("decode"):
+                size = self.encoder.size
+                clip = media.read_frames(file, start, end, crop=box, size=size, every=self._every)
             if pick := self._pick:
                 clip = clip[pick(len(clip))]
-        return self._packed(self.encoder(clip), file)
+        return clip
 
     @property
     def _every(self) -> int:
@@ -379,7 +483,7 @@ class _Reader:
 
             torch.set_num_threads(1)
 
-    def _packed(self, features: np.ndarray, file: Path) -> np.ndarray:
+    def _packed(self, features: np.ndarray, row: dict) -> np.ndarray:
         """Features as they are stored; raises MediaError for those that fp16 cannot hold."""
         if self.dtype == "uint8":
             return features
@@ -388,6 +492,8 @@ class _Reader:
         with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
             features = features.astype(np.float16)
         if not np.isfinite(features).all():
+            imported = self.encoder.modality == "imported"
+            file = self.encoder.file(row) if imported else Path(row[self.encoder.modality])
             raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
         return features
 
@@ -420,36 +526,62 @@ def square(box) -> media.Box:
     return max(0, x - (side - width) // 2), max(0, y - (side - height) // 2), side, side
 
 
-def _results(reader: _Reader, rows: list[dict], old: FeatureStore | None, keys: dict[str, str]):
-    """Yield (row, features as stored or the reason why not) in order, unchanged rows straight from `old`."""
-    fresh = [r for r in rows if old is None or old.key(r["utterance"]) != keys[r["utterance"]]]
-    workers = min(reader.workers, len(fresh))
-    if workers > 1:
-        # threads: decoding, FFTs and matrix products release the interpreter's lock
-        with ThreadPoolExecutor(workers, initializer=reader.one_thread_each) as pool:
-            yield from _merge(rows, _in_order(pool, reader, fresh, ahead=4 * workers), old, keys)
-    else:
-        yield from _merge(rows, (_attempt(reader, row) for row in fresh), old, keys)
+def _results(reader: _Reader, groups: list[list[dict]], done, old: FeatureStore | None, keys: dict[str, str]):
+    """Yield (row, features as stored or the reason why not) in order, for each row that is not `done`.
 
+    Unchanged rows come straight from `old`. Threads decode ahead of a large model, which runs in this one; light
+    encoders run in the threads: decoding, FFTs and matrix products release the interpreter's lock.
+    """
 
-def _merge(rows, fresh, old, keys):
-    for row in rows:
-        utterance = row["utterance"]
-        same = old is not None and old.key(utterance) == keys[utterance]
-        yield row, old[utterance] if same else next(fresh)
+    def same(row: dict) -> bool:
+        return old is not None and old.key(row["utterance"]) == keys[row["utterance"]]
 
+    def wanted(group: list[dict]) -> bool:
+        return any(row["utterance"] not in done and not same(row) for row in group)
 
-def _attempt(reader: _Reader, row: dict):
+    def work(group: list[dict]) -> list:
+        loaded = [_or_reason(reader.load, row) for row in group]
+        return loaded if reader.large else _encoded(reader, group, loaded)
+
+    needed = [wanted(group) for group in groups]
+    workers = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers, initializer=None if reader.large else reader.one_thread_each)
     try:
-        return reader(row)
+        made = _in_order(pool, work, list(compress(groups, needed)), ahead=min(4 * workers, AHEAD))
+        for group, new in zip(groups, needed, strict=True):
+            results = next(made) if new else [None] * len(group)
+            if new and reader.large:
+                results = _encoded(reader, group, results)
+            for row, result in zip(group, results, strict=True):
+                if row["utterance"] not in done:
+                    yield row, old[row["utterance"]] if same(row) else result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _encoded(reader: _Reader, rows: list[dict], loaded: list) -> list:
+    """The features of a group's clips; reasons stay where they are."""
+    good = [i for i, clip in enumerate(loaded) if not isinstance(clip, str)]
+    try:
+        made = reader.encode([rows[i] for i in good], [loaded[i] for i in good]) if good else []
+    except UserError:  # one of them: the others are good without it
+        made = [_or_reason(lambda i: reader.encode([rows[i]], [loaded[i]])[0], i) for i in good]
+    for i, features in zip(good, made, strict=True):
+        loaded[i] = features
+    return loaded
+
+
+def _or_reason(action, given):
+    try:
+        return action(given)
     except UserError as error:
         return str(error)
 
 
-def _in_order(pool: ThreadPoolExecutor, reader: _Reader, rows: list[dict], ahead: int):
+def _in_order(pool: ThreadPoolExecutor, action, items: list, ahead: int):
     waiting = deque()
-    for row in rows:
-        waiting.append(pool.submit(_attempt, reader, row))
+    for item in items:
+        waiting.append(pool.submit(action, item))
         if len(waiting) > ahead:  # bounded: a slow disk must not pile up features in memory
             yield waiting.popleft().result()
     while waiting:

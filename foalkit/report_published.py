@@ -29,8 +29,8 @@ def why_apart(params: Params) -> str:
     """Why our rows cannot stand among the published ones, in a sentence; empty where they can."""
     if params.corpus.generate:
         return (
-            "The corpus in use is generated, in IEMOCAP's layout only. Ours are numbers of another corpus than "
-            "the published ones, so none of our rows stands among them."
+            f"The corpus in use is generated, in {params.corpus.reader.upper()}'s layout only. Ours are numbers of "
+            "another corpus than the published ones, so none of our rows stands among them."
         )
     classes = {"iemocap": 4, "ravdess": 8}[params.corpus.reader]
     if len(params.corpus.classes) != classes:

@@ -314,7 +314,9 @@ def test_overlapping_turns_share_their_frames(tiny, turn, turns, tmp_path, monke
     assert seen[0] == len({p.tobytes() for p in pictures}) > 1  # some look alike at that size
 
 
-def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(tiny, one_session, tmp_path, monkeypatch):
+def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(
+    tiny, one_session, tmp_path, monkeypatch, request
+):
     spec = {"encoder": "wavlm", "model": "small", "width": 32}
     p = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
     rows = prepare(p).table["utterance"].tolist()
@@ -331,6 +333,9 @@ def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(tiny, one_ses
         return encode(self, *clips)
 
     monkeypatch.setattr(features._Reader, "encode", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the light encoder's threads: sums depend on how many share them
+    request.addfinalizer(lambda: torch.set_num_threads(before))
     assert prepare(large).table["utterance"].tolist() == rows
     assert threads == {"MainThread"}
     assert store_bytes(large)["features.f16"] == whole

@@ -91,12 +91,7 @@ def read_predictions(folder: Path, part: str = "predictions") -> pd.DataFrame:
     `part="absent"` gives absent.parquet (condition instead of split and epoch). Raises UserError when the file is
     not the one the record was written with.
     """
-    record, file = read_record(folder / "record.json"), folder / f"{part}.parquet"
-    if not file.exists() or file_digest(file) != record.get(f"{part}_digest"):
-        raise UserError(
-            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
-        )
-    return pd.read_parquet(file)
+    return pd.read_parquet(_of_record(folder, f"{part}.parquet"))
 
 
 def read_weights(folder: Path) -> dict:
@@ -106,12 +101,7 @@ def read_weights(folder: Path) -> dict:
     """
     from safetensors.torch import load_file
 
-    record, file = read_record(folder / "record.json"), folder / "weights.safetensors"
-    if not file.exists() or file_digest(file) != record.get("weights_digest"):
-        raise UserError(
-            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
-        )
-    return load_file(file)
+    return load_file(_of_record(folder, "weights.safetensors"))
 
 
 def read_runs(params: Params, protocol: str, variant: str) -> list[dict]:
@@ -186,6 +176,16 @@ def write_parquet(file: Path, table: pd.DataFrame) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     table.to_parquet(partial, index=False, compression="zstd")
     os.replace(partial, file)
+
+
+def _of_record(folder: Path, name: str) -> Path:
+    """A run's file; raises UserError when it is not the one the record was written with."""
+    record, file = read_record(folder / "record.json"), folder / name
+    if not file.exists() or file_digest(file) != record.get(f"{file.stem}_digest"):
+        raise UserError(
+            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
+        )
+    return file
 
 
 def _short(path: Path) -> str:

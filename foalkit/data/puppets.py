@@ -442,6 +442,13 @@ def write_csv(path: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
+def write_card(part: Path, card: dict, readme: str) -> dict:
+    """Write a corpus's card.json and README.txt and return the card."""
+    (part / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (part / "README.txt").write_text(readme, encoding="utf-8")
+    return card
+
+
 def _write_tables(part: Path, dialogues: list[Dialogue], boxes: list[dict], identity: dict) -> dict:
     turns = [turn for dialogue in dialogues for turn in dialogue.turns]
     truth = [display_row(turn) for turn in turns]
@@ -462,9 +469,7 @@ def _write_tables(part: Path, dialogues: list[Dialogue], boxes: list[dict], iden
         "ceilings": {name: round(value, 6) for name, value in ceilings().items()},
         "display_tables": display_tables({label: label for label in CORNERS}),
     }
-    (part / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    (part / "README.txt").write_text(_README, encoding="utf-8")
-    return card
+    return write_card(part, card, _README)
 
 
 _README = """\

@@ -4,7 +4,6 @@ Emotions, displays and their known ceilings are those of `foalkit.data.puppets`;
 variations of its ten speakers'. The puppets wear dark shirts before a white wall, as RAVDESS's actors do.
 """
 
-import json
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -239,9 +238,7 @@ def _write_tables(part: Path, takes: list[puppets.Turn], identity: dict) -> dict
         "ceilings": {name: round(value, 6) for name, value in puppets.ceilings(priors).items()},
         "display_tables": puppets.display_tables(NAMES),
     }
-    (part / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    (part / "README.txt").write_text(_README, encoding="utf-8")
-    return card
+    return puppets.write_card(part, card, _README)
 
 
 _README = """\

@@ -1,4 +1,5 @@
-# The grid: preprocess → train (protocol × variant × fold × seed) → five-fold → ablation and report.
+# The grid: preprocess → train (protocol × variant × fold × seed) → five-fold → ablation and report. With training.job
+# "folds" or "stacked" a variant's training and its five-fold evaluation are one job.
 # Each job is one papermill call in a process of its own; a job is done when its record exists, and records are
 # written last and atomically (papermill reports a killed kernel as completed). A job runs again when the digest
 # of the params that shape it changes, not when a file is touched.
@@ -24,9 +25,22 @@ NOTEBOOK = (
 )
 
 
-def papermill(notebook, *names):
-    """The shell line of one notebook with these wildcards as parameters; its output is kept in a log."""
-    call = NOTEBOOK.format(nb=notebook) + "".join(f" -p {n} {{wildcards.{n}}}" for n in names)
+GPUS = P.training.processes if P.training.device != "cpu" else 0
+
+
+def runs_of(protocol, variant):
+    """The records of all folds and seeds."""
+    return [
+        f"{OUT}/runs/{protocol}/{variant}/fold{fold}-seed{seed}/record.json"
+        for fold in P.fold_numbers(protocol)
+        for seed in SEEDS
+    ]
+
+
+def papermill(notebook, *names, **more):
+    """The shell line of one notebook with these wildcards as parameters, and more; its output is kept in a log."""
+    given = {n: f"{{wildcards.{n}}}" for n in names} | more
+    call = NOTEBOOK.format(nb=notebook) + "".join(f" -p {n} {value}" for n, value in given.items())
     # the last line of a failed notebook says what is wrong; the whole of it is in the log
     return call + " > {log} 2>&1 < /dev/null || {{ tail -n 3 {log} >&2; exit 1; }}"
 
@@ -42,12 +56,7 @@ rule all:  # names every record, so that a deleted run is trained again
     default_target: True
     input:
         f"{OUT}/report.html",
-        [
-            f"{OUT}/runs/{protocol}/{variant}/fold{fold}-seed{seed}/record.json"
-            for protocol, variant in ROWS
-            for fold in P.fold_numbers(protocol)
-            for seed in SEEDS
-        ],
+        [record for protocol, variant in ROWS for record in runs_of(protocol, variant)],
 
 
 rule preprocess:
@@ -65,45 +74,71 @@ rule preprocess:
         papermill("01_preprocess")
 
 
-rule train:
-    input:
-        f"{OUT}/preprocess.json",
-        lambda w: [  # the runs whose weights it starts from
-            f"{OUT}/runs/{w.protocol}/{start}/fold{w.fold}-seed{w.seed}/record.json"
-            for start in P.variants[w.variant].starts_from
-        ],
-    output:
-        record=f"{OUT}/runs/{{protocol}}/{{variant}}/fold{{fold}}-seed{{seed}}/record.json",
-        notebook=f"{OUT}/notebooks/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.ipynb",
-    log:
-        f"{OUT}/logs/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.log",
-    params:
-        digest=lambda w: P.digest(w.variant),
-    threads: P.training.threads * P.training.processes
-    resources:
-        gpu=P.training.processes if P.training.device != "cpu" else 0,
-    message:
-        "train {wildcards.variant}, fold {wildcards.fold}, seed {wildcards.seed} ({wildcards.protocol})"
-    shell:
-        papermill("02_train", "protocol", "variant", "fold", "seed")
+if P.training.job == "fold":
 
+    rule train:
+        input:
+            f"{OUT}/preprocess.json",
+            lambda w: [  # the runs whose weights it starts from
+                f"{OUT}/runs/{w.protocol}/{start}/fold{w.fold}-seed{w.seed}/record.json"
+                for start in P.variants[w.variant].starts_from
+            ],
+        output:
+            record=f"{OUT}/runs/{{protocol}}/{{variant}}/fold{{fold}}-seed{{seed}}/record.json",
+            notebook=f"{OUT}/notebooks/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.ipynb",
+        log:
+            f"{OUT}/logs/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.log",
+        params:
+            digest=lambda w: P.digest(w.variant),
+        threads: P.training.threads * P.training.processes
+        resources:
+            gpu=GPUS,
+        message:
+            "train {wildcards.variant}, fold {wildcards.fold}, seed {wildcards.seed} ({wildcards.protocol})"
+        shell:
+            papermill("02_train", "protocol", "variant", "fold", "seed")
 
-rule five_fold:
-    input:
-        lambda w: expand(
-            f"{OUT}/runs/{w.protocol}/{w.variant}/fold{{fold}}-seed{{seed}}/record.json",
-            fold=P.fold_numbers(w.protocol),
-            seed=SEEDS,
-        ),
-    output:
-        record=f"{OUT}/five_fold/{{protocol}}-{{variant}}.json",
-        notebook=f"{OUT}/notebooks/03_five_fold-{{protocol}}-{{variant}}.ipynb",
-    log:
-        f"{OUT}/logs/03_five_fold-{{protocol}}-{{variant}}.log",
-    message:
-        "five folds of {wildcards.variant} ({wildcards.protocol})"
-    shell:
-        papermill("03_five_fold", "protocol", "variant")
+    rule five_fold:
+        input:
+            lambda w: runs_of(w.protocol, w.variant),
+        output:
+            record=f"{OUT}/five_fold/{{protocol}}-{{variant}}.json",
+            notebook=f"{OUT}/notebooks/03_five_fold-{{protocol}}-{{variant}}.ipynb",
+        log:
+            f"{OUT}/logs/03_five_fold-{{protocol}}-{{variant}}.log",
+        message:
+            "five folds of {wildcards.variant} ({wildcards.protocol})"
+        shell:
+            papermill("03_five_fold", "protocol", "variant")
+
+else:  # notebook 03 trains what is missing: one kernel for all folds, which start faster than a notebook each
+
+    for _protocol in P.ablation:
+
+        rule:
+            name:
+                f"train_{_protocol}"
+            input:
+                f"{OUT}/preprocess.json",
+                lambda w, protocol=_protocol: [
+                    f"{OUT}/five_fold/{protocol}-{start}.json" for start in P.variants[w.variant].starts_from
+                ],
+            output:
+                runs_of(_protocol, "{variant}"),
+                record=f"{OUT}/five_fold/{_protocol}-{{variant}}.json",
+                notebook=f"{OUT}/notebooks/03_five_fold-{_protocol}-{{variant}}.ipynb",
+            log:
+                f"{OUT}/logs/03_five_fold-{_protocol}-{{variant}}.log",
+            params:
+                digest=lambda w: P.digest(w.variant),
+                protocol=_protocol,  # the shell line is made when the job starts: the loop is over then
+            threads: P.training.threads * P.training.processes
+            resources:
+                gpu=GPUS,
+            message:
+                f"train {{wildcards.variant}}, all folds ({_protocol})"
+            shell:
+                papermill("03_five_fold", "variant", protocol="{params.protocol}")
 
 
 rule ablation:

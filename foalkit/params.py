@@ -272,6 +272,8 @@ class Training(Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1)
+    # what a job of the grid trains of a variant: one fold, all folds in turn, or all at once with stacked weights
+    job: Literal["fold", "folds", "stacked"] = "fold"
 
 
 class Folds(Strict):
@@ -343,8 +345,8 @@ class PublishedRow(Strict):
 
     @model_validator(mode="after")
     def _has_a_number(self):
-        if self.ua is None and self.wa is None:
-            raise ValueError("neither ua nor wa")
+        if self.ua is None and self.wa is None and not self.note:
+            raise ValueError("neither ua nor wa, and no note that says why")
         return self
 
 

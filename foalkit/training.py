@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,8 @@ from foalkit.models.inputs import ChannelsFirst, PicturesInput, Standardise, Wav
 from foalkit.params import Params
 from foalkit.processes import Processes, launch
 from foalkit.progress import progress
+from foalkit.stacked import Stack, Streams
 
-Streams = dict[str, tuple[Tensor, Tensor]]  # stream → features (B, T, D), mask (B, T)
 Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
 Entered = list[tuple[Tensor, Tensor]]  # the same after the input layers, in the variant's order
 
@@ -68,7 +70,8 @@ class Result:
     selection: str
     parameters: int
     device: str
-    seconds: float
+    seconds: float  # of runs trained at once: the share of one
+    together: int = 1  # so many runs were trained at once
 
 
 def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], train: list[str]) -> Net:
@@ -255,9 +258,7 @@ def add_gradients(
     without gradients, the loss differentiated with respect to what entered, and each part entered again, with
     the same random draws, to carry its rows of that gradient on (cached gradients: Gao et al., 2021).
     """
-    precision = torch.autocast(
-        labels.device.type, torch.bfloat16, enabled=params.training.precision == "bf16"
-    )
+    precision = _precision(params, labels.device.type)
     at_once = params.training.micro_batch or len(labels)
     if processes is None and at_once >= len(labels):
         with precision:
@@ -305,6 +306,119 @@ def add_gradients(
     return terms
 
 
+class _Loop:
+    """One run while it trains: its network, its optimiser, its draws, and all that is kept of its epochs."""
+
+    def __init__(self, params, variant, data, sides, seed, protocol, on, processes=None, start=None):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
+        self.rng = torch.Generator().manual_seed(seed)
+        t, self.params, self.variant, self.data = params.training, params, variant, data
+        self.streams, self.on, self.processes = params.variants[variant].streams, on, processes
+        self.sides, self.selection = sides, scoring.SELECTION[protocol]
+        self.net = build_net(params, variant, data.stores, sides.train).to(on)
+        if start:
+            self.net.core.start_from(*start.values())
+        if processes is not None:
+            torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
+            np.random.seed(seed + processes.rank)
+        self.generator = _default_generator(
+            on
+        ).clone_state()  # where runs alternate, each goes on in its own draws
+        learned = [w for w in self.net.parameters() if w.requires_grad]
+        self.optimiser = torch.optim.AdamW(learned, lr=t.lr, weight_decay=t.weight_decay, fused=True)
+        steps = t.epochs * -(-len(sides.train) // t.batch)
+        self.rate = torch.optim.lr_scheduler.LambdaLR(self.optimiser, _schedule(t.schedule, steps))
+        self.labels = torch.tensor(data.labels(sides.train))
+        held_out = {"validation": sides.validation, "test": sides.test}
+        self.held_out = {s: (u, data.labels(u)) for s, u in held_out.items() if u}
+        self.speakers = data.table.set_index("utterance")["speaker"]
+        self.kept, self.history, self.best, self.weights = [], [], None, {}
+        self.sums: dict[str, float] = {}  # of the epoch's loss terms, over clips
+        self.steps = 0
+
+    def batches(self) -> list[Tensor]:
+        """The rows of each of an epoch's batches."""
+        self.net.train()
+        self.sums, self.steps = {}, 0
+        return list(
+            _epoch_order(self.labels, self.params.training.sampler, self.rng).split(
+                self.params.training.batch
+            )
+        )
+
+    def batch(self, rows: Tensor) -> tuple[Streams, Tensor]:
+        """Streams and labels of these rows of the training side."""
+        streams = _batch(self.data.stores, self.streams, [self.sides.train[i] for i in rows], self.on)
+        if self.params.training.job == "stacked":
+            # One length for all runs, and for a lone one to draw the same masks.
+            streams = {
+                s: _filled(*stream, max(self.data.stores[s].lengths.values()))
+                for s, stream in streams.items()
+            }
+        return streams, self.labels[rows].to(self.on)
+
+    def learn(self, terms: dict[str, float], rows: Tensor) -> None:
+        """Step along the gradients that are there; raises UserError for a loss that is not finite."""
+        if not math.isfinite(terms["total"]):
+            raise UserError(
+                f"{self.variant}: the loss is {terms['total']} at epoch {len(self.history) + 1}, "
+                f"step {self.steps + 1}: lower training.lr"
+            )
+        self.optimiser.step()
+        self.rate.step()
+        self.steps += 1
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * len(rows)
+
+    def score(self) -> None:
+        """Predict what is held out, and keep the weights if no epoch's were better."""
+        row = {"epoch": len(self.history) + 1, **{n: v / len(self.labels) for n, v in self.sums.items()}}
+        if isinstance(self.net.core, FoalNet):
+            row["temperature"] = self.net.core.temperature.item()
+        tables = []
+        for side, (utterances, true) in self.held_out.items():
+            logits = predict(
+                self.net, self.data.stores, self.streams, utterances, self.params, self.processes
+            )
+            tables.append(
+                _kept(utterances, self.speakers, side, row["epoch"], true, self.data.classes, logits)
+            )
+        now = pd.concat(tables)
+        self.kept.append(now)
+        scored = scoring.scores_by_epoch(now).set_index("split")
+        row |= {
+            f"{side}_{m}": float(scored.loc[side, m]) for side in scored.index for m in ("wa", "ua", "loss")
+        }
+        self.history.append(row)
+        # as scoring.select_epochs ranks
+        rank = (row[f"{self.selection}_ua"], -row[f"{self.selection}_loss"])
+        if self.best is None or rank > self.best:
+            self.best = rank
+            self.weights = {n: v.detach().cpu().clone() for n, v in self.net.state_dict().items()}
+
+    def result(self, seconds: float, together: int) -> Result:
+        """The selected epoch's weights are loaded for the test side's logits with one stream hidden."""
+        self.net.load_state_dict(self.weights)
+        fused = self.streams if isinstance(self.net.core, FoalNet) else []
+        absent = _absent(
+            self.net, self.data, self.sides.test, self.speakers, self.params, fused, self.processes
+        )
+        predictions = pd.concat(self.kept, ignore_index=True)
+        return Result(
+            history=pd.DataFrame(self.history),
+            predictions=predictions,
+            absent=absent,
+            scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
+            weights=self.weights,
+            selection=self.selection,
+            parameters=sum(w.numel() for w in self.net.parameters()),
+            device=self.on,
+            seconds=seconds,
+            together=together,
+        )
+
+
 def train(
     params: Params,
     variant: str,
@@ -322,96 +436,96 @@ def train(
     `training.processes` above 1 the work is done by that many processes (`foalkit.processes`). Raises UserError
     when the loss stops being finite.
     """
-    started, p = time.monotonic(), params.for_variant(variant)
-    t, streams = p.training, p.variants[variant].streams
-    if p.variants[variant].starts_from and not start:
+    if params.variants[variant].starts_from and not start:
         raise UserError(f"{variant} starts from other runs: give their weights (training.first_weights)")
-    if t.processes > 1 and processes is None:
+    if params.for_variant(variant).training.processes > 1 and processes is None:
         return launch(params, variant, sides, seed, protocol)
+    return _train(params, variant, data, [(sides, seed)], protocol, processes, start)[0]
+
+
+def train_stacked(
+    params: Params, variant: str, data: Data, runs: list[tuple[Split, int]], protocol: str
+) -> list[Result]:
+    """`train` for runs (sides, seed) of one variant at once, their weights stacked (`foalkit.stacked`).
+
+    A run's numbers are its lone run's up to the order of sums; its last batch of an epoch, being shorter, is its own.
+    Raises UserError for CFN-SR, a fine-tuned WavLM and a batch in parts, and without `training.job` "stacked", which
+    makes a lone run draw the same masks.
+    """
+    p = params.for_variant(variant)
+    if p.training.job != "stacked":
+        raise UserError(f"{variant}: to train runs in a stack, set training.job=stacked")
+    for what, is_so in {
+        "network cfn-sr": p.variants[variant].network == "cfn-sr",
+        "a fine-tuned WavLM": any(i.kind == "wavlm" for i in p.model.inputs.values()),
+        "training.micro_batch": p.training.micro_batch is not None,
+        "training.processes above 1": p.training.processes > 1,
+    }.items():
+        if is_so:
+            raise UserError(f"{variant}: {what} cannot be trained in a stack: set training.job to folds")
+    return _train(params, variant, data, runs, protocol)
+
+
+def _train(params, variant, data, runs, protocol, processes=None, start=None) -> list[Result]:
+    started, p = time.monotonic(), params.for_variant(variant)
+    t = p.training
     on, threads = processes.device if processes else device(t.device), torch.get_num_threads()
     torch.set_num_threads(t.threads)  # CPU sums depend on how many threads share them
     try:
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
-        rng = torch.Generator().manual_seed(seed)
-        net = build_net(p, variant, data.stores, sides.train).to(on)
-        if start:
-            net.core.start_from(*start.values())
-        if processes is not None:
-            torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
-            np.random.seed(seed + processes.rank)
-        learned = [w for w in net.parameters() if w.requires_grad]
-        optimiser = torch.optim.AdamW(learned, lr=t.lr, weight_decay=t.weight_decay, fused=True)
-        steps = t.epochs * -(-len(sides.train) // t.batch)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
-        labels = torch.tensor(data.labels(sides.train))
-        kept, history, best, weights = [], [], None, {}
-        held_out = {"validation": sides.validation, "test": sides.test}
-        held_out = {s: (u, data.labels(u)) for s, u in held_out.items() if u}
-        speakers = data.table.set_index("utterance")["speaker"]
-        selection = scoring.SELECTION[protocol]
-        for epoch in progress(range(1, t.epochs + 1), f"{variant}, seed {seed}", t.epochs):
-            net.train()
-            sums: dict[str, float] = {}
-            order = _epoch_order(labels, t.sampler, rng)
-            for step, rows in enumerate(order.split(t.batch)):
-                batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
-                optimiser.zero_grad(set_to_none=True)
-                terms = add_gradients(net, batch, labels[rows].to(on), p, processes)
-                total = terms["total"].item()
-                if not math.isfinite(total):
-                    raise UserError(
-                        f"{variant}: the loss is {total} at epoch {epoch}, step {step + 1}: lower training.lr"
-                    )
-                optimiser.step()
-                rate.step()
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
-            row = {"epoch": epoch, **{n: v / len(order) for n, v in sums.items()}}
-            if isinstance(net.core, FoalNet):
-                row["temperature"] = net.core.temperature.item()
-            now = pd.concat(
-                [
-                    _kept(
-                        utterances,
-                        speakers,
-                        side,
-                        epoch,
-                        true,
-                        data.classes,
-                        predict(net, data.stores, streams, utterances, p, processes),
-                    )
-                    for side, (utterances, true) in held_out.items()
-                ]
-            )
-            kept.append(now)
-            scored = scoring.scores_by_epoch(now).set_index("split")
-            row |= {
-                f"{side}_{m}": float(scored.loc[side, m])
-                for side in scored.index
-                for m in ("wa", "ua", "loss")
-            }
-            history.append(row)
-            rank = (row[f"{selection}_ua"], -row[f"{selection}_loss"])  # as scoring.select_epochs ranks
-            if best is None or rank > best:
-                best, weights = rank, {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
-        net.load_state_dict(weights)
-        fused = streams if isinstance(net.core, FoalNet) else []
-        absent = _absent(net, data, sides.test, speakers, p, fused, processes)
+        loops = [_Loop(p, variant, data, s, seed, protocol, on, processes, start) for s, seed in runs]
+        stack = Stack([loop.net for loop in loops]) if len(loops) > 1 else None
+        label = f"{variant}, seed {runs[0][1]}" if stack is None else f"{variant}, {len(runs)} runs"
+        for _ in progress(range(t.epochs), label, t.epochs):
+            for taken in zip_longest(*(loop.batches() for loop in loops)):
+                at_once = [n for n, rows in enumerate(taken) if rows is not None and len(rows) == t.batch]
+                if stack is None or len(at_once) < 2:
+                    at_once = []
+                else:
+                    _learn_stacked(stack, loops, at_once, taken, p)
+                for n, (loop, rows) in enumerate(zip(loops, taken, strict=True)):
+                    if rows is not None and n not in at_once:
+                        with _draws_of(loop) if stack else nullcontext():
+                            _learn_alone(loop, rows, p)
+            for loop in loops:
+                loop.score()
+        spent = (time.monotonic() - started) / len(loops)
+        return [loop.result(spent, len(loops)) for loop in loops]
     finally:
         torch.set_num_threads(threads)
-    predictions = pd.concat(kept, ignore_index=True)
-    return Result(
-        history=pd.DataFrame(history),
-        predictions=predictions,
-        absent=absent,
-        scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
-        weights=weights,
-        selection=selection,
-        parameters=sum(w.numel() for w in net.parameters()),
-        device=on,
-        seconds=time.monotonic() - started,
-    )
+
+
+def _learn_alone(loop: _Loop, rows: Tensor, p: Params) -> None:
+    loop.optimiser.zero_grad(set_to_none=True)
+    terms = add_gradients(loop.net, *loop.batch(rows), p, loop.processes)
+    loop.learn({name: value.item() for name, value in terms.items()}, rows)
+
+
+def _learn_stacked(stack: Stack, loops: list[_Loop], at_once: list[int], taken: tuple, p: Params) -> None:
+    def terms_of(net: Net, streams: Streams, labels: Tensor) -> dict[str, Tensor]:
+        with _precision(p, labels.device.type):
+            return loss_terms(net.core, net.enter(streams), labels, p)
+
+    for n in at_once:
+        if isinstance(loops[n].net.core, FoalNet):
+            loops[n].net.core.put_temperature_back()
+    streams, labels = zip(*(loops[n].batch(taken[n]) for n in at_once), strict=True)
+    terms = stack.add_gradients(at_once, terms_of, streams, labels, [loops[n].generator for n in at_once])
+    for n, values in zip(at_once, torch.stack(list(terms.values()), 1).tolist(), strict=True):
+        loops[n].learn(dict(zip(terms, values, strict=True)), taken[n])
+
+
+@contextmanager
+def _draws_of(loop: _Loop):
+    """Inside, what draws from torch's default generator draws the run's own numbers."""
+    default = _default_generator(loop.on)
+    default.set_state(loop.generator.get_state())
+    yield
+    loop.generator.set_state(default.get_state())
+
+
+def _default_generator(on: str | torch.device) -> torch.Generator:
+    on = torch.device(on)
+    return torch.default_generator if on.type == "cpu" else torch.cuda.default_generators[on.index or 0]
 
 
 def predict(
@@ -432,7 +546,7 @@ def predict(
     logits = torch.zeros(len(utterances), len(params.corpus.classes), device=on)
     rows = torch.arange(len(utterances))
     mine = rows[processes.rank :: processes.count] if processes else rows
-    with torch.inference_mode(), torch.autocast(on.type, torch.bfloat16, enabled=t.precision == "bf16"):
+    with torch.inference_mode(), _precision(params, on.type):
         for some in mine.split(
             t.micro_batch or (256 if isinstance(net.core, FoalNet | Unimodal) else t.batch)
         ):
@@ -503,6 +617,7 @@ def save(
         "device": result.device,
         "history": result.history.astype(float).round(6).to_dict("records"),
         "seconds": round(result.seconds, 2),
+        "together": result.together,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provenance": records.provenance(),
     }
@@ -537,11 +652,32 @@ def first_weights(params: Params, variant: str, fold: int, seed: int, protocol: 
 
 
 def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]:
-    """Train and save each (protocol, variant, fold, seed), in this process, with progress."""
+    """Train and save each (protocol, variant, fold, seed), in this process, with progress.
+
+    With `training.job` "stacked" all folds and seeds of a variant are trained at once, also where one is asked for.
+    """
     data = open_data(params)
+    if params.training.job != "stacked":
+        return [
+            run(params, variant, fold, seed, protocol, data)
+            for protocol, variant, fold, seed in progress(runs, "runs")
+        ]
+    stacks = list(dict.fromkeys(run[:2] for run in runs))
+    return [record for some in progress(stacks, "stacks") for record in _run_stacked(params, *some, data)]
+
+
+def _run_stacked(params: Params, protocol: str, variant: str, data: Data) -> list[Path]:
+    check_coverage(data.table, params)
+    runs = [(fold, seed) for fold in params.fold_numbers(protocol) for seed in params.seeds]
+    sides = {fold: split(data.table, params, fold, protocol) for fold, _ in runs}
+    for some in sides.values():
+        leaks.check(data, some)
+    results = train_stacked(params, variant, data, [(sides[fold], seed) for fold, seed in runs], protocol)
+    for (fold, _), result in zip(runs, results, strict=True):
+        leaks.check_statistics(result.weights, data.stores, sides[fold])
     return [
-        run(params, variant, fold, seed, protocol, data)
-        for protocol, variant, fold, seed in progress(runs, "runs")
+        save(params, variant, fold, seed, protocol, data, sides[fold], result)
+        for (fold, seed), result in zip(runs, results, strict=True)
     ]
 
 
@@ -563,6 +699,10 @@ def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:
     return torch.multinomial(weight, len(labels), replacement=True, generator=rng)
 
 
+def _precision(params: Params, kind: str) -> torch.autocast:
+    return torch.autocast(kind, torch.bfloat16, enabled=params.training.precision == "bf16")
+
+
 def _random_state() -> tuple:
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return torch.get_rng_state(), devices, np.random.get_state()
@@ -579,6 +719,12 @@ def _batch(
     stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], on: str | torch.device
 ) -> Streams:
     return {s: stores[s].tensors(utterances, on) for s in streams}
+
+
+def _filled(x: Tensor, mask: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """`(B, T, D)` and `(B, T)` padded to T = `frames`."""
+    more = frames - x.shape[1]
+    return F.pad(x, (0, 0, 0, more)), F.pad(mask, (0, more))
 
 
 def _kept(utterances, speakers, side, epoch, true, classes, logits) -> pd.DataFrame:

@@ -70,6 +70,7 @@ class Memory:
 
     def __init__(self, features: dict[str, np.ndarray]):
         self.features, self.width = features, next(iter(features.values())).shape[1]
+        self.lengths = {u: len(x) for u, x in features.items()}
 
     def __getitem__(self, utterance):
         return self.features[utterance]

@@ -190,11 +190,32 @@ def test_the_time_of_each_part_is_written_beside_the_store(data):
         assert store.seconds["decode"] > 0 and store.seconds["model"] > 0 and store.seconds["write"] > 0
 
 
-def test_a_large_store_is_mapped_and_reads_the_same(data, tiny, monkeypatch):
+def test_a_large_store_is_mapped_and_reads_the_same(data, tiny, monkeypatch, recwarn):
     monkeypatch.setattr(features, "IN_MEMORY_BYTES", 0)
     mapped = FeatureStore(tiny.folder / "features" / "audio")
     assert isinstance(mapped.packed, np.memmap)
     np.testing.assert_array_equal(mapped.packed, data.stores["audio"].packed)
+    some = data.table["utterance"].iloc[[5, 2, 9]].tolist()
+    torch.set_warn_always(True)  # else only a process's first read of the map could warn
+    try:
+        found = mapped.batch(some)
+    finally:
+        torch.set_warn_always(False)
+    assert not recwarn
+    for x, loaded in zip(found, data.stores["audio"].batch(some), strict=True):
+        np.testing.assert_array_equal(x, loaded)
+
+
+def test_every_float16_number_is_read_as_numpys_float32(tmp_path):
+    stored = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 16)
+    stored.tofile(tmp_path / features.FILES["float16"])
+    index = {"utterance": ["u"], "offset": [0], "frames": [len(stored)], "key": "k", "note": None}
+    pd.DataFrame(index).to_parquet(tmp_path / "index.parquet")
+    (tmp_path / "store.json").write_text(json.dumps({"width": 16, "digest": ""}))
+    x, _ = FeatureStore(tmp_path).batch(["u"])
+    expected = stored.astype(np.float32)
+    np.testing.assert_array_equal(x[0], expected)
+    np.testing.assert_array_equal(np.signbit(x[0]), np.signbit(expected))  # -0 is not 0
 
 
 def test_labels_are_numbered_in_the_params_order(data, tiny):

@@ -10,8 +10,9 @@ from torch import nn
 
 from foalkit.losses import avel, hard_negatives, mem
 from foalkit.models import FoalNet, Unimodal, foalnet
+from foalkit.models.draws import Dropout
 from foalkit.models.foalnet import CrossAttentionLayer, LayerNorm, Projection
-from foalkit.models.frames import Dropout, Padded, masked_mean
+from foalkit.models.frames import Padded, masked_mean
 from foalkit.models.inputs import ConvInput, Identity, LinearInput, Standardise, build_input
 
 AUDIO, VIDEO, HEADS = 8, 12, 4

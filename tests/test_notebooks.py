@@ -206,25 +206,32 @@ def jobs(done) -> dict[str, int]:
     }
 
 
-def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tmp_path):
-    """On features that are there already: five folds of one variant, then nothing, then what was deleted."""
+@pytest.mark.parametrize(
+    ("job", "train"),
+    [("fold", {"train": 10, "five_fold": 2}), ("folds", {"train_honest": 1, "train_published": 1})],
+)
+def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tmp_path, job, train):
+    """On features that are there already: five folds under both protocols, then nothing, then what was deleted."""
     data = yaml.safe_load(tiny_file.read_text())
     data["outputs"] = str(tmp_path / "outputs")
-    data["ablation"] = {"honest": ["video"]}
+    data["ablation"] = {"honest": ["video"], "published": ["video"]}
+    data["training"]["job"] = job
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(data))
     first = snakemake(file, tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
-    assert jobs(first) == {"preprocess": 1, "train": 5, "five_fold": 1, "ablation": 1, "all": 1}
+    assert jobs(first) == {"preprocess": 1, **train, "ablation": 1, "all": 1}
+    assert not records.missing_runs(params.load(file), [("honest", "video"), ("published", "video")])
     assert str(tmp_path / "outputs" / "report.html") in first.stdout + first.stderr
     again = snakemake(file, tmp_path)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
     record = tmp_path / "outputs" / "runs" / "honest" / "video" / "fold4-seed0" / "record.json"
     record.unlink()
+    rule = next(iter(train))
     resumed = jobs(snakemake(file, tmp_path, "--dry-run"))
-    assert resumed["train"] == 1 and "preprocess" not in resumed
+    assert resumed[rule] == 1 and "preprocess" not in resumed
     changed = jobs(snakemake(file, tmp_path, "--dry-run", overrides="training.epochs=3"))
-    assert changed["train"] == 5 and "preprocess" not in changed
+    assert changed[rule] == train[rule] and "preprocess" not in changed
 
 
 def test_the_grid_refuses_a_misspelt_params_file(tmp_path):
@@ -238,7 +245,11 @@ def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
     assert p.ablation["honest"] == ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net"]
     assert {"baseline", "foal-net"} <= set(p.ablation["published"])
     found = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'}"))
-    assert found["train"] == 45 and found["five_fold"] == 9
+    assert found["train_honest"] == 7 and found["train_published"] == 2
+    alone = jobs(
+        snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold")
+    )
+    assert alone["train"] == 45 and alone["five_fold"] == 9
 
 
 def test_the_saved_record_is_json_with_the_promised_fields(executed, tiny):

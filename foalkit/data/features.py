@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ class FeatureStore:
         self.seconds = json.loads(seconds.read_text()) if seconds.exists() else {}
         self._on: dict = {}  # device → the packed array there
         small = size < IN_MEMORY_BYTES
+        if not small:  # PyTorch warns of a read-only map; nothing here writes to what is stored
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self.packed = (
             np.fromfile(file, self.dtype).reshape(shape)
             if small
@@ -110,11 +113,15 @@ class FeatureStore:
 
         Pictures stay uint8.
         """
+        import torch
+
         lengths = np.array([self.lengths[u] for u in utterances])
         kind = np.uint8 if self.dtype == "uint8" else np.float32
+        # NumPy asks for huge pages, so that zeros cost little; PyTorch converts float16 several times as fast
         x = np.zeros((len(lengths), lengths.max(), self.width), kind)
+        filled = torch.from_numpy(x)
         for i, utterance in enumerate(utterances):
-            x[i, : lengths[i]] = self[utterance]
+            filled[i, : lengths[i]] = torch.from_numpy(self[utterance])
         if self.dtype == "int16":
             x /= FULL_SCALE
         return x, np.arange(x.shape[1]) < lengths[:, None]

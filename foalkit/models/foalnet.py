@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foalkit.models.frames import Dropout, Packed, Padded, masked_mean
+from foalkit.models.draws import Dropout, together
+from foalkit.models.frames import Packed, Padded, masked_mean
 
 # Numbers in a clip's two padded streams from which packing is faster on the CPU. A step of the demo (25 frames of 64
 # numbers) takes half as long padded, one with 160 such frames a third longer, the paper's more than twice as long.
@@ -42,7 +43,7 @@ class Projection(nn.Module):
         super().__init__()
         self.enter = nn.Linear(dim, width, bias=False)
         self.block = nn.Linear(width, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -166,13 +167,18 @@ class FoalNet(nn.Module):
         AVEL follows, so here a learned `temperature` that its last step took out of `temperature_range` is put back.
         """
         self._check(audio, video, audio_mask, video_mask)
-        if self.temperature_range:
-            # The value itself, as ALBEF does: a clamp in the graph has no gradient outside, so no way back in.
-            self.temperature.data.clamp_(*self.temperature_range)
+        if not together():
+            self.put_temperature_back()
         return (
             self.audio_projection(masked_mean(audio, audio_mask)) * audio_mask.any(1, keepdim=True),
             self.video_projection(masked_mean(video, video_mask)) * video_mask.any(1, keepdim=True),
         )
+
+    def put_temperature_back(self) -> None:
+        """Into `temperature_range`, where there is one."""
+        if self.temperature_range:
+            # The value itself, as ALBEF does: a clamp in the graph has no gradient outside, so no way back in.
+            self.temperature.data.clamp_(*self.temperature_range)
 
     def fuse(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> Fused:
         """Both stacks' vectors (section 5)."""
@@ -216,7 +222,11 @@ class FoalNet(nn.Module):
 
     def _lay_out(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor):
         self._check(audio, video, audio_mask, video_mask)
-        if audio.device.type == "cpu" and audio.shape[1:].numel() + video.shape[1:].numel() >= PACKED_FROM:
+        if (
+            audio.device.type == "cpu"
+            and not together()
+            and audio.shape[1:].numel() + video.shape[1:].numel() >= PACKED_FROM
+        ):
             return audio[audio_mask], video[video_mask], Packed
         return audio, video, Padded
 
@@ -249,6 +259,6 @@ def check_stream(name: str, x: Tensor, mask: Tensor, width: int) -> None:
 
 def check_frames(who: str, real: Tensor) -> None:
     """Raise ValueError, naming the rows, unless every row of `real` `(B,)` is True; `who` as "audio has"."""
-    if not real.all():
+    if not together() and not real.all():
         rows = (~real).nonzero().flatten().tolist()
         raise ValueError(f"{who} no real frame in row{'s' if len(rows) > 1 else ''} {rows}")

@@ -7,37 +7,12 @@ one batch: in pass p, clip i asks the context of clip `partner[p, i]`, with `par
 from collections.abc import Callable
 from functools import reduce
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-
-class Dropout(nn.Dropout):
-    """nn.Dropout with masks from 16 random bits a value on the CPU, 7 times cheaper than torch's draws there."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not self.training or self.p in (0, 1):
-            return super().forward(x)
-        return _Dropped.apply(x, self.p)
-
-
-class _Dropped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, p: float) -> Tensor:
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        # so many of the 2^16 draws stay: the rate is off by less than 1e-5
-        keep = (draws[: x.numel()] >= round(p * 2**16) - 2**15).view(torch.uint8)
-        ctx.save_for_backward(torch.from_numpy(np.packbits(keep.numpy())))  # an eighth of torch's masks
-        ctx.scale = 1 / (1 - p)
-        return keep.view(x.shape).to(x.dtype).mul_(x).mul_(ctx.scale)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (bits,) = ctx.saved_tensors
-        keep = torch.from_numpy(np.unpackbits(bits.numpy(), count=gradient.numel()))
-        return keep.to(gradient.dtype).view(gradient.shape).mul_(gradient).mul_(ctx.scale), None
+from foalkit.models.draws import of_all_runs, together
 
 
 class Padded:
@@ -59,7 +34,7 @@ class Padded:
             for x in (q, k.index_select(0, asked), v.index_select(0, asked))
         )
         # (P B, 1, 1, Tk): every head and every query frame looks at the same real frames.
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self.looked_at[asked][:, None, None])
+        attended = _attention(q, k, v, self.looked_at[asked][:, None, None])
         return attended.transpose(1, 2).flatten(2).unflatten(0, (passes, -1))
 
     def recomputed(self, function: Callable, x: Tensor):
@@ -164,6 +139,19 @@ class _PackedAttention(torch.autograd.Function):
             dk_clip.copy_(reduce(Tensor.add_, to_k))
             dv_clip.copy_(reduce(Tensor.add_, to_v))
         return dq, dk, dv, None, None
+
+
+def _attention(*q_k_v_mask: Tensor) -> Tensor:
+    attend = F.scaled_dot_product_attention
+    if not together():
+        return attend(*q_k_v_mask)
+
+    def at_once(
+        *inputs,
+    ):  # runs are so many more clips; vmap itself would call the CPU's kernel once for each
+        return attend(*(x.flatten(0, 1) for x in inputs)).unflatten(0, inputs[0].shape[:2])
+
+    return of_all_runs(at_once, *q_k_v_mask)
 
 
 def _weights(query: Tensor, keys: Tensor) -> Tensor:

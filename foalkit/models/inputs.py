@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from foalkit.models.draws import Dropout
 from foalkit.models.foalnet import LayerNorm
 
 
@@ -67,7 +68,7 @@ class ConvInput(nn.Module):
         if stride < 1 or stride != 2**halvings or halvings > layers:
             raise ValueError(f"stride must be a power of two up to 2^layers = {2**layers}, not {stride}")
         self.width = width
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.convs = nn.ModuleList(
             nn.Conv1d(
                 width if i else dim, width, kernel, stride=2 if i < halvings else 1, padding=kernel // 2

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from foalkit.models.draws import Dropout
 from foalkit.models.foalnet import check_frames, check_stream, masked_mean, start_small
 
 
@@ -14,7 +15,7 @@ class Unimodal(nn.Module):
     def __init__(self, dim: int, classes: int = 4, *, dropout: float = 0.0):
         super().__init__()
         self.dim = dim
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.classifier = nn.Linear(dim, classes)
         self.apply(start_small)
 

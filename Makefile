@@ -1,10 +1,11 @@
 # make demo   everything: environment, corpus, features, the whole ablation, the report
 # make test   the tests          make lab   JupyterLab at the notebooks          make lint   ruff
 # make bench  how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
-# make grid PARAMS=iemocap-frozen   the same grid with another params file
+# make grid PARAMS=iemocap-frozen   the same grid with another params file; OVERRIDES="training.epochs=5" changes it
 
 PYTHON ?= python3
 PARAMS ?= demo
+OVERRIDES ?=
 CORES ?= all
 BIN := .venv/bin
 # one thread per job: the grid runs as many jobs as there are cores
@@ -26,7 +27,7 @@ demo:
 
 grid: $(BIN)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPUS) --keep-going --rerun-incomplete \
-		--rerun-triggers params input --quiet host reason --config params=$(PARAMS) 2>&1 | $(PROGRESS)
+		--rerun-triggers params input --quiet host reason --config params=$(PARAMS) overrides="$(OVERRIDES)" 2>&1 | $(PROGRESS)
 
 test: $(BIN)/.installed
 	@$(BIN)/python -m pytest

@@ -10,7 +10,7 @@ from torch import nn
 
 from foalkit import records, training
 from foalkit.data.folds import split
-from foalkit.models import draws
+from foalkit.models import draws, foalnet
 from foalkit.models.draws import Dropout
 from foalkit.stacked import Stack
 
@@ -90,12 +90,15 @@ def test_a_stack_writes_the_records_of_all_folds(stacked, easy, tmp_path):
     assert set(again["utterance"]) >= set(split(easy.table, p, 4, "honest").test)
 
 
-def test_what_cannot_be_stacked_is_refused(p, stacked, easy):
+def test_what_cannot_be_stacked_is_refused(p, stacked, easy, monkeypatch):
     runs = runs_of(p, easy, "honest")
     assert "training.job=stacked" in refused(lambda: training.train_stacked(p, "audio", easy, runs, "honest"))
     parts = with_training(stacked, micro_batch=2)
     line = refused(lambda: training.train_stacked(parts, "audio", easy, runs, "honest"))
     assert "audio: training.micro_batch cannot be trained in a stack" in line
+    monkeypatch.setattr(foalnet, "PACKED_FROM", 1)
+    line = refused(lambda: training.train_stacked(stacked, "foal-net", easy, runs, "honest"))
+    assert "one run at a time on a CPU: set training.job=folds" in line
 
 
 # ---- the parts -------------------------------------------------------------------------------------

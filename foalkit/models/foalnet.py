@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foalkit import UserError
 from foalkit.models.draws import Dropout, together
 from foalkit.models.frames import Packed, Padded, masked_mean
 
@@ -222,11 +223,11 @@ class FoalNet(nn.Module):
 
     def _lay_out(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor):
         self._check(audio, video, audio_mask, video_mask)
-        if (
-            audio.device.type == "cpu"
-            and not together()
-            and audio.shape[1:].numel() + video.shape[1:].numel() >= PACKED_FROM
-        ):
+        if audio.device.type == "cpu" and audio.shape[1:].numel() + video.shape[1:].numel() >= PACKED_FROM:
+            if together():  # and its draws would not be those of the packed lone run
+                raise UserError(
+                    "streams of this size are faster one run at a time on a CPU: set training.job=folds"
+                )
             return audio[audio_mask], video[video_mask], Packed
         return audio, video, Padded
 

@@ -1,7 +1,7 @@
 """CFN-SR's training step: the kit's loop against a plain fp32 eager one, same weights, clips and labels.
 
 Plain is how a research script writes it: contiguous fp32 video, forward, cross-entropy, backward. Ours is
-`training.add_gradients` on stored 8-bit frames, scaling included: channels-last-3d, and in bf16 where the params say
+`gradients.add_gradients` on stored 8-bit frames, scaling included: channels-last-3d, and in bf16 where the params say
 so. Neither crops: augmentation costs both the same.
 """
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import method
-from foalkit import params, training
+from foalkit import gradients, networks, params
 from foalkit.models import CFNSR
 from foalkit.models.cfnsr import Grouped, Pointwise
 from foalkit.models.inputs import ChannelsFirst, PicturesInput
@@ -86,7 +86,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
     ours.load_state_dict(plain.state_dict())
     pictures = PicturesInput(3 * size * size)
     pictures.draw = Draw()
-    net = training.Net({"face-frames": pictures, "mfcc": ChannelsFirst(13)}, {}, ours)
+    net = networks.Net({"face-frames": pictures, "mfcc": ChannelsFirst(13)}, {}, ours)
     for module in (*plain.modules(), *net.modules()):
         _without_dropout(module)
     _as_stock(plain)
@@ -101,7 +101,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
 
     def our_step(precision):
         net.zero_grad(set_to_none=True)
-        return training.add_gradients(net, streams, labels, p[precision])["total"].item()
+        return gradients.add_gradients(net, streams, labels, p[precision])["total"].item()
 
     same = _in_double()
     loss, said = plain_step(), {}

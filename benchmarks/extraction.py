@@ -9,7 +9,6 @@ import argparse
 import copy
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -189,13 +188,9 @@ def measure_gpu(rounds: int = 7) -> list[dict]:
             fp32, bf16 = make("fp32"), make("bf16")
             loop = plain(fp32, len(clips[0]))
             equality = distance(loop(clips), fp32.many(clips), bf16.many(clips))
-            taken = {"plain": [], "ours": []}
-            for _ in range(rounds):
-                for how, action in (("plain", loop), ("ours", bf16.many)):
-                    start = time.perf_counter()
-                    action(clips)  # ends with a copy to the host, which waits for the GPU
-                    taken[how].append(time.perf_counter() - start)
-            both = {how: np.array(seconds) for how, seconds in taken.items()}
+            # both end with a copy to the host, which waits for the GPU
+            actions = {"plain": lambda: loop(clips), "ours": lambda: bf16.many(clips)}  # noqa: B023
+            both = method.by_the_clock(actions, rounds)
             whole = np.median(both["ours"]) * times / 60
             what = f"{what}, bf16 on the GPU by the clock; IEMOCAP {whole:.1f} min"
             rows.append(method.row(what, both["plain"], both["ours"], equality=equality))

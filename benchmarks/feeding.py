@@ -73,10 +73,10 @@ class Case:
     def padded(self, utterances) -> dict:
         return {stream: store.batch(utterances) for stream, store in self.stores.items()}
 
-    def copied(self, utterances) -> None:
-        """The limit: as many bytes as ours has, copied in one piece."""
-        for store in self.stores.values():
-            store.packed[: sum(store.lengths[u] for u in utterances)].copy()
+    def copied(self, utterances) -> dict:
+        """The limit: as many bytes as ours has, each stream's copied in one piece, both kept until the end."""
+        counts = {stream: sum(store.lengths[u] for u in utterances) for stream, store in self.stores.items()}
+        return {stream: self.stores[stream].packed[:count].copy() for stream, count in counts.items()}
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk: of the padded fp32 files that the plain version would need to need no padding, and ours."""

@@ -49,6 +49,18 @@ def side_by_side(
     return tuple({name: np.array(x)[kept] for name, x in both.items()} for both in (seconds, rates))
 
 
+def by_the_clock(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each action `(rounds,)` by the clock, after a first run; each must end by waiting for the GPU."""
+    seconds = {name: [] for name in actions}
+    for round_ in range(rounds + 1):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if round_:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(x) for name, x in seconds.items()}
+
+
 def row(
     what: str, plain: np.ndarray, ours: np.ndarray, *, equality: str, share: np.ndarray | None = None
 ) -> dict:

@@ -9,7 +9,7 @@ import argparse
 import torch
 
 from benchmarks import method
-from foalkit import params, training
+from foalkit import gradients, networks, params
 from foalkit.models import FoalNet
 from foalkit.stacked import Stack
 
@@ -25,8 +25,8 @@ class Case:
         torch.manual_seed(0)
         self.params, self.device = params.load("demo").for_variant("foal-net"), device
         nets = [FoalNet(*width, projection_dim=min(512, width[0])).to(device, dtype) for _ in range(RUNS)]
-        self.lone = [training.Net({}, {}, net) for net in nets]
-        self.nets = [training.Net({}, {}, FoalNet(*width, projection_dim=min(512, width[0]))) for _ in nets]
+        self.lone = [networks.Net({}, {}, net) for net in nets]
+        self.nets = [networks.Net({}, {}, FoalNet(*width, projection_dim=min(512, width[0]))) for _ in nets]
         for ours, theirs in zip(self.nets, self.lone, strict=True):
             ours.to(device, dtype).load_state_dict(theirs.state_dict())
         self.stack = Stack(self.nets)
@@ -42,7 +42,7 @@ class Case:
         self.generators = [torch.Generator(device).manual_seed(run) for run in range(RUNS)]
 
     def terms(self, net, streams, labels):
-        return training.loss_terms(net.core, list(streams.values()), labels, self.params)
+        return gradients.loss_terms(net.core, list(streams.values()), labels, self.params)
 
     def plain(self) -> list:
         totals = []
@@ -98,34 +98,14 @@ def measure(
 
 def measure_gpu(rounds: int = 7) -> list[dict]:
     """The same at the paper's size, by the GPU's clock, padded to 6 s as there."""
-    import time
-
-    rows, sizes = [], ((1024, 768), (299, 180), 64)
+    sizes = ((1024, 768), (299, 180), 64)
     exact = distance(Case(*sizes, torch.float64, "cuda"))
     assert exact < 1e-12, f"{exact:.1e} from the lone runs' gradients in fp64"
     case = Case(*sizes, torch.float32, "cuda")
-    taken = {"plain": [], "ours": []}
     with torch.autocast("cuda", torch.bfloat16):
-        for round_ in range(rounds + 1):
-            for name, seconds in taken.items():
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                getattr(case, name)()
-                torch.cuda.synchronize()
-                if round_:
-                    seconds.append(time.perf_counter() - start)
-    import numpy as np
-
-    plain, ours = (np.array(taken[name]) for name in ("plain", "ours"))
-    rows.append(
-        method.row(
-            "five runs' steps, stacked, the paper's size, bf16, GPU",
-            plain,
-            ours,
-            equality=f"fp64 {exact:.0e}",
-        )
-    )
-    return rows
+        seconds = method.by_the_clock({"plain": case.plain, "ours": case.ours}, rounds)
+    what = "five runs' steps, stacked, the paper's size, bf16 on the GPU by the clock"
+    return [method.row(what, seconds["plain"], seconds["ours"], equality=f"fp64 {exact:.0e}")]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import method, plain
-from foalkit import ROOT, losses, training
+from foalkit import ROOT, gradients, losses, networks
 from foalkit import params as settings
 from foalkit.models import FoalNet
 from foalkit.models.inputs import Identity
@@ -49,7 +49,7 @@ class Case:
         dims = [width // scale for _, width in SIZES.values()]
         options["projection_dim"] = 512 // scale
         torch.manual_seed(seed)
-        self.net = training.Net(
+        self.net = networks.Net(
             {s: Identity(d) for s, d in zip(SIZES, dims, strict=True)}, {}, FoalNet(*dims, **options)
         )
         self.plain = plain.PlainFoalNet(*dims, **options)
@@ -68,7 +68,7 @@ class Case:
             update={"training": self.params.training.model_copy(update={"precision": precision})}
         )
 
-    def streams(self, dtype: torch.dtype = torch.float32) -> training.Streams:
+    def streams(self, dtype: torch.dtype = torch.float32) -> networks.Streams:
         return {
             s: plain.collate([torch.from_numpy(clip).to(dtype) for clip in clips])
             for s, clips in self.clips.items()
@@ -77,7 +77,7 @@ class Case:
     def our_gradients(self, precision: str = "fp32", dtype: torch.dtype = torch.float32) -> Tensor:
         """The library's loss, its gradients added to the parameters'."""
         streams = self.streams(dtype)
-        return training.add_gradients(self.net, streams, self.labels, self.settings(precision))["total"]
+        return gradients.add_gradients(self.net, streams, self.labels, self.settings(precision))["total"]
 
     def plain_gradients(
         self, precision: str = "fp32", dtype: torch.dtype = torch.float32, negatives=None

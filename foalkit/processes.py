@@ -23,7 +23,7 @@ class Processes:
     """This process's place among those that `launch` started: `rank` of `count`, and its `device`.
 
     What is gathered carries no gradient and needs none: every process computes the whole batch's loss, and each
-    carries the gradient of its own clips through its input layers (`training.add_gradients`).
+    carries the gradient of its own clips through its input layers (`gradients.add_gradients`).
     """
 
     def __init__(self, device: str):

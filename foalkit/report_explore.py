@@ -29,7 +29,7 @@ def embeddings(params: Params, run: dict) -> Embedded | None:
     """
     import torch
 
-    from foalkit import training
+    from foalkit import networks
     from foalkit.data.features import Data, FeatureStore
     from foalkit.data.folds import split
     from foalkit.devices import device
@@ -48,7 +48,7 @@ def embeddings(params: Params, run: dict) -> Embedded | None:
     table = pd.read_parquet(params.folder / "manifest.parquet")
     data = Data(table, table[:0], stores, {}, params.corpus.classes)
     sides = split(table, params, run["fold"], run["protocol"])
-    net = training.build_net(p, variant, stores, sides.train)
+    net = networks.build_net(p, variant, stores, sides.train)
     net.load_state_dict(records.read_weights(run["folder"]))
     net.eval().to(device(p.training.device))
     labels, on = data.labels(sides.test), next(net.parameters()).device

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from foalkit.models import draws
-
-Streams = dict[str, tuple[Tensor, Tensor]]  # stream → features (B, T, D), mask (B, T)
+from foalkit.networks import Streams
 
 
 class Stack:

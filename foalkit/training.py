@@ -12,48 +12,22 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from foalkit import UserError, losses, records, scoring
+from foalkit import UserError, records, scoring
 from foalkit.data import leaks
-from foalkit.data.encoders import load_wavlm
 from foalkit.data.features import Data, FeatureStore, open_data
 from foalkit.data.folds import Split, check_coverage, split
 from foalkit.devices import device
-from foalkit.models import CFNSR, AudioCNN, FoalNet, ResNeXt3D, Unimodal
-from foalkit.models.inputs import ChannelsFirst, PicturesInput, Standardise, WavLMInput, build_input
+from foalkit.gradients import add_gradients, loss_terms, precision
+from foalkit.models import FoalNet, Unimodal
+from foalkit.networks import Net, Streams, build_net
 from foalkit.params import Params
 from foalkit.processes import Processes, launch
 from foalkit.progress import progress
-from foalkit.stacked import Stack, Streams
+from foalkit.stacked import Stack
 
 Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
-Entered = list[tuple[Tensor, Tensor]]  # the same after the input layers, in the variant's order
-
-
-class Net(nn.Module):
-    """Input layers per stream, then the network: Foal-Net's or CFN-SR's, for both streams or for one."""
-
-    def __init__(self, inputs: dict[str, nn.Module], scales: dict[str, nn.Module], core: nn.Module):
-        super().__init__()
-        self.inputs, self.scales, self.core = nn.ModuleDict(inputs), nn.ModuleDict(scales), core
-
-    def enter(self, streams: Streams) -> Entered:
-        """Each stream through its standardisation and input layer, in the variant's order."""
-        return [
-            layer(self.scales[s](streams[s][0]) if s in self.scales else streams[s][0], streams[s][1])
-            for s, layer in self.inputs.items()
-        ]
-
-    def forward(self, streams: Streams) -> Tensor:
-        """Class logits `(B, classes)`."""
-        return classify(self.core, self.enter(streams))
-
-
-def classify(core: nn.Module, entered: Entered) -> Tensor:
-    """Class logits `(B, classes)` of a network without its input layers; CFN-SR's clips are whole, without masks."""
-    masks = [mask for _, mask in entered] if isinstance(core, FoalNet | Unimodal) else []
-    return core(*(x for x, _ in entered), *masks)
 
 
 @dataclass
@@ -72,238 +46,6 @@ class Result:
     device: str
     seconds: float  # of runs trained at once: the share of one
     together: int = 1  # so many runs were trained at once
-
-
-def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], train: list[str]) -> Net:
-    """The variant's model for features of these widths; `train` utterances give the standardisation.
-
-    Raises UserError for sizes that do not fit, and for features that CFN-SR cannot read.
-    """
-    sizes, streams = params.model, params.variants[variant].streams
-    scales, inputs = {}, {}
-    for s in streams:
-        if s in params.training.standardise:
-            frames = np.concatenate([stores[s][u] for u in train]).astype(np.float64)
-            mean, std = frames.mean(0), frames.std(0)
-            scales[s] = Standardise(
-                *(torch.tensor(v, dtype=torch.float32) for v in (mean, std + 1e-3 * std.mean()))
-            )
-        if params.variants[variant].network == "cfn-sr":
-            continue
-        spec = params.model.inputs.get(s)
-        if spec and spec.kind == "wavlm":
-            inputs[s] = _fine_tuned(params, s)
-            continue
-        options = (
-            {k: getattr(spec, k) for k in ("layers", "stride", "kernel", "dropout")}
-            if (spec and spec.kind == "conv")
-            else {}
-        )
-        inputs[s] = build_input(
-            spec.kind if spec else "none", stores[s].width, spec and spec.width, **options
-        )
-    if params.variants[variant].network == "cfn-sr":
-        return _cfn_sr(params, variant, stores, scales)
-    classes = len(params.corpus.classes)
-    widths = [inputs[s].width for s in streams]
-    try:
-        if len(streams) == 1:
-            core = Unimodal(widths[0], classes, dropout=sizes.dropout)
-        else:
-            core = FoalNet(
-                *widths,
-                classes,
-                layers=sizes.layers,
-                heads=sizes.heads,
-                dropout=sizes.dropout,
-                projection_dim=sizes.projection_dim,
-                projection_dropout=sizes.projection_dropout,
-                temperature=params.loss.temperature,
-                learn_temperature=params.loss.learn_temperature,
-                temperature_range=params.loss.temperature_range,
-            )
-    except ValueError as error:
-        raise UserError(f"params {params.name}, variant {variant}: {error}") from None
-    return Net(inputs, scales, core)
-
-
-def _cfn_sr(params: Params, variant: str, stores: dict[str, FeatureStore], scales: dict) -> Net:
-    """CFN-SR, or its one-modality network, for stored frames and MFCCs."""
-    own, streams, classes = params.cfn_sr, params.variants[variant].streams, len(params.corpus.classes)
-    where = f"params {params.name}, variant {variant}"
-    if params.training.processes > 1:
-        raise UserError(f"{where}: batch normalisation needs the whole batch: set training.processes=1")
-    if "face-frames" in streams and params.features["face-frames"].encoder != "frames":
-        raise UserError(f"{where}: CFN-SR sees pictures: set features.face-frames to {{encoder: frames}}")
-    for stream in streams:
-        lengths = stores[stream].lengths
-        short = min(lengths, key=lengths.get)
-        if stream == "mfcc" and not 212 <= lengths[short] <= max(lengths.values()) <= 219:
-            raise UserError(
-                f"{where}: {short} has {lengths[short]} MFCC frames, CFN-SR reads 212 to 219 of every clip: "
-                "set features.mfcc.seconds"
-            )
-    inputs = {
-        s: PicturesInput(stores[s].width, crop=own.crop, flip=own.flip)
-        if s == "face-frames"
-        else ChannelsFirst(stores[s].width)
-        for s in streams
-    }
-    size = {}
-    if "face-frames" in streams:
-        frames = params.features["face-frames"]
-        size = {"frames": frames.frames, "size": frames.size}
-    try:
-        match streams:
-            case ["face-frames"]:
-                core = ResNeXt3D(classes, **size)
-            case ["mfcc"]:
-                core = AudioCNN(classes)
-            case ["face-frames", "mfcc"]:
-                switches = own.model_dump(include={"block", "residual", "batch_summed_attention"})
-                core = CFNSR(classes, **size, **switches)
-            case _:
-                raise UserError(f"{where}: CFN-SR's streams are face-frames, mfcc, or both in this order")
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-    return Net(inputs, scales, core.to(memory_format=torch.channels_last_3d))
-
-
-def _fine_tuned(params: Params, stream: str) -> WavLMInput:
-    spec, where = params.model.inputs[stream], f"model.inputs.{stream}"
-    if params.features[stream].encoder != "waveform":
-        raise UserError(
-            f"{where}: a fine-tuned WavLM reads samples: set features.{stream} to {{encoder: waveform}}"
-        )
-    model, _ = load_wavlm(spec, params.folder / "weights", where)
-    return WavLMInput(model, normalise=spec.normalise, checkpointing=spec.checkpointing)
-
-
-def loss_terms(
-    core: nn.Module,
-    entered: Entered,
-    labels: Tensor,
-    params: Params,
-    generator: torch.Generator | None = None,
-) -> dict[str, Tensor]:
-    """The loss terms of one batch by name: `ce`, `avel` and `mem` where weighted, and their weighted `total`.
-
-    `params` are the variant's, `entered` the streams that `core` reads. MEM's negatives are chosen by AVEL's
-    similarity, without gradient (section 4). With `training.local_batch` the terms are the mean over such shares
-    of the batch: cross-entropy and MEM see a share alone, AVEL compares it with the whole batch, whose other
-    clips carry no gradient (ledger row 5: what the released code's processes do).
-    """
-    everyone, local = torch.arange(len(labels), device=labels.device), params.training.local_batch
-    shares = everyone.split(local or len(labels))
-    projected = None
-    if isinstance(core, FoalNet) and (params.loss.avel or params.loss.mem):
-        (audio, audio_mask), (video, video_mask) = entered
-        projected = core.project(audio, video, audio_mask, video_mask)
-    parts = [
-        _share_terms(core, entered, labels, params, projected, None if len(shares) == 1 else rows, generator)
-        for rows in shares
-    ]
-    terms = parts[0]
-    if len(parts) > 1:
-        share = [len(rows) / len(labels) for rows in shares]
-        terms = {n: sum(w * part[n] for w, part in zip(share, parts, strict=True)) for n in terms}
-    total = terms["ce"] + sum(getattr(params.loss, n) * terms[n] for n in terms if n != "ce")
-    return {**terms, "total": total}
-
-
-def _share_terms(core, entered, labels, params, projected, rows, generator) -> dict[str, Tensor]:
-    """The unweighted terms of the batch's clips `rows`, or of all of them."""
-    weights, every_label = params.loss, labels
-    if rows is not None:
-        entered, labels = [(x[rows], mask[rows]) for x, mask in entered], labels[rows]
-    if not isinstance(core, FoalNet):
-        return {"ce": F.cross_entropy(classify(core, entered), labels)}
-    (audio, audio_mask), (video, video_mask) = entered
-    own = torch.arange(len(labels), device=labels.device)
-    asked, align = [(own, own)], None  # the passes: who asks whose video, whose audio
-    if projected is not None:
-        align = losses.avel(
-            *projected, every_label, core.temperature, normalise_targets=weights.normalise_targets, rows=rows
-        )
-    if weights.mem:
-        similarity = align.similarity if rows is None else align.similarity[rows][:, rows]
-        chosen = losses.hard_negatives(similarity, labels, how=weights.hard_negatives, generator=generator)
-        if params.training.positive_pass == "separate":
-            asked.append((own, own))
-        asked.append((chosen.video, chosen.audio))
-    videos, audios = (torch.stack(clips) for clips in zip(*asked, strict=True))
-    fused = core.fuse_with(audio, video, audio_mask, video_mask, videos, audios)
-    terms = {"ce": F.cross_entropy(core.classify(fused[0]), labels)}
-    if weights.avel:
-        terms["avel"] = align.loss
-    if weights.mem:
-        *_, match, clash = fused
-        terms["mem"] = losses.mem(
-            core.match_a2v(match.a2v),
-            core.match_a2v(clash.a2v),
-            core.match_v2a(match.v2a),
-            core.match_v2a(clash.v2a),
-            chosen.valid,
-        ).loss
-    return terms
-
-
-def add_gradients(
-    net: Net, streams: Streams, labels: Tensor, params: Params, processes: Processes | None = None
-) -> dict[str, Tensor]:
-    """Add the gradients of one batch's loss to the parameters'; returns `loss_terms`.
-
-    With `training.micro_batch` that many clips at a time pass the input layers, and several processes share them
-    out; AVEL's similarities and MEM's negatives are still those of the whole batch. The batch is entered once
-    without gradients, the loss differentiated with respect to what entered, and each part entered again, with
-    the same random draws, to carry its rows of that gradient on (cached gradients: Gao et al., 2021).
-    """
-    precision = _precision(params, labels.device.type)
-    at_once = params.training.micro_batch or len(labels)
-    if processes is None and at_once >= len(labels):
-        with precision:
-            terms = loss_terms(net.core, net.enter(streams), labels, params)
-        terms["total"].backward()
-        return terms
-
-    mine = torch.arange(len(labels)) if processes is None else processes.rows(len(labels))
-    parts = [
-        (rows, {s: (x[rows % len(labels)], mask[rows % len(labels)]) for s, (x, mask) in streams.items()})
-        for rows in mine.split(at_once)
-    ]
-    draws, entered = [], []
-    with torch.no_grad(), precision:
-        for _, part in parts:
-            draws.append(_random_state())
-            entered.append(net.enter(part))
-    whole = [
-        tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True))
-        for stream in zip(*entered, strict=True)
-    ]
-    if processes is not None:
-        whole = [tuple(processes.gather(v, len(labels)) for v in stream) for stream in whole]
-    leaves = [(x.detach().requires_grad_(), mask) for x, mask in whole]
-    with precision:
-        terms = loss_terms(net.core, leaves, labels, params)
-    terms["total"].backward()
-    now = _random_state()
-    for (rows, part), drawn in zip(parts, draws, strict=True):
-        _set_random_state(drawn)
-        with precision:
-            again = [x for x, _ in net.enter(part)]
-        # beyond the batch stand rows of another process's, entered only to fill a share
-        own = rows < len(labels)
-        learned = [
-            (x[own], leaf.grad[rows[own]])
-            for x, (leaf, _) in zip(again, leaves, strict=True)
-            if x.requires_grad
-        ]
-        if learned:
-            torch.autograd.backward(*zip(*learned, strict=True))
-    _set_random_state(now)
-    if processes is not None:
-        processes.share_gradients(net)
-    return terms
 
 
 class _Loop:
@@ -502,7 +244,7 @@ def _learn_alone(loop: _Loop, rows: Tensor, p: Params) -> None:
 
 def _learn_stacked(stack: Stack, loops: list[_Loop], at_once: list[int], taken: tuple, p: Params) -> None:
     def terms_of(net: Net, streams: Streams, labels: Tensor) -> dict[str, Tensor]:
-        with _precision(p, labels.device.type):
+        with precision(p, labels.device.type):
             return loss_terms(net.core, net.enter(streams), labels, p)
 
     for n in at_once:
@@ -546,7 +288,7 @@ def predict(
     logits = torch.zeros(len(utterances), len(params.corpus.classes), device=on)
     rows = torch.arange(len(utterances))
     mine = rows[processes.rank :: processes.count] if processes else rows
-    with torch.inference_mode(), _precision(params, on.type):
+    with torch.inference_mode(), precision(params, on.type):
         for some in mine.split(
             t.micro_batch or (256 if isinstance(net.core, FoalNet | Unimodal) else t.batch)
         ):
@@ -697,22 +439,6 @@ def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:
         return torch.randperm(len(labels), generator=rng)
     weight = 1.0 / torch.bincount(labels)[labels].double()
     return torch.multinomial(weight, len(labels), replacement=True, generator=rng)
-
-
-def _precision(params: Params, kind: str) -> torch.autocast:
-    return torch.autocast(kind, torch.bfloat16, enabled=params.training.precision == "bf16")
-
-
-def _random_state() -> tuple:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), devices, np.random.get_state()
-
-
-def _set_random_state(state: tuple) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
-    np.random.set_state(state[2])
 
 
 def _batch(

@@ -145,8 +145,8 @@ def batch_of(data, rows):
 
 def in_double(p, data, rows):
     """Foal-Net and a batch in double precision, for comparing to many digits."""
-    from foalkit import training
+    from foalkit import networks
 
-    net = training.build_net(p, "foal-net", data.stores, data.table["utterance"].tolist()).double()
+    net = networks.build_net(p, "foal-net", data.stores, data.table["utterance"].tolist()).double()
     streams, labels = batch_of(data, rows)
     return net, {s: (x.double(), mask) for s, (x, mask) in streams.items()}, labels

@@ -14,7 +14,7 @@ from foalkit import ROOT
 
 sys.path.insert(0, str(ROOT))  # for `pytest` called without `python -m`
 from benchmarks import __main__ as bench
-from benchmarks import extraction, feeding, growth
+from benchmarks import extraction, feeding, growth, stacked
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,21 @@ def test_the_flops_of_a_vision_transformer_are_those_of_its_products():
     assert full == pytest.approx(162.0e9, rel=0.01)
     spared = 256 * (2 * 10 * d**2 + 4 * tokens * d)
     assert extraction.flops(extraction.LARGE_CLIP) == full - spared
+
+
+def test_a_stack_is_compared_with_the_lone_steps(monkeypatch):
+    small = {"widths": (8,), "batch": 4, "frames": (3, 2)}
+    (line,) = stacked.measure(1, **small)
+    assert line["equality"].startswith("fp64 ") and line["ratio"] > 0
+    lone = stacked.Case.plain
+
+    def wrong(case):
+        lone(case)
+        case.lone[1].core.classifier.weight.grad[0, 0] += 1e-6
+
+    monkeypatch.setattr(stacked.Case, "plain", wrong)
+    with pytest.raises(AssertionError, match="from the lone runs' gradients"):
+        stacked.measure(1, **small)
 
 
 def test_the_runner_writes_table_json_and_figure(tmp_path, capsys, monkeypatch):

@@ -10,7 +10,7 @@ from conftest import refused, with_training
 from safetensors.torch import load_file
 from torchvision.transforms import v2
 
-from foalkit import params, records, training
+from foalkit import networks, params, records, training
 from foalkit.data import faces, features, leaks, media
 from foalkit.data.folds import split
 from foalkit.models.inputs import PicturesInput
@@ -188,7 +188,7 @@ def test_what_cfn_sr_cannot_read_is_refused(p, data):
     sides = split(data.table, p, 1, "honest")
 
     def built(q, variant="cfn-audio"):
-        return refused(lambda: training.build_net(q, variant, data.stores, sides.train))
+        return refused(lambda: networks.build_net(q, variant, data.stores, sides.train))
 
     assert "set training.processes=1" in built(with_training(p, processes=2))
     spec = p.features["face-frames"].model_copy(update={"encoder": "hog"})

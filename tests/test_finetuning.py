@@ -10,7 +10,7 @@ import torch
 from conftest import batch_of, in_double, quiet, refused, with_training
 from transformers import WavLMConfig, WavLMModel
 
-from foalkit import ROOT, params, training
+from foalkit import ROOT, gradients, networks, params, training
 from foalkit.data.features import open_data
 from foalkit.data.folds import split
 from foalkit.models import Unimodal
@@ -27,7 +27,7 @@ def small_wavlm(**changes) -> WavLMModel:
     return WavLMModel(WavLMConfig(**sizes | changes))
 
 
-def gradients(net) -> dict[str, torch.Tensor]:
+def gradients_of(net) -> dict[str, torch.Tensor]:
     return {n: w.grad.clone() for n, w in net.named_parameters() if w.grad is not None}
 
 
@@ -86,7 +86,7 @@ def test_checkpointing_gives_the_same_gradients_from_fewer_kept_activations():
         ):
             out, _ = layer(x, mask)
         out.square().mean().backward()
-        seen.append(gradients(layer))
+        seen.append(gradients_of(layer))
         kept.append(sum(saved))
     assert seen[0].keys() == seen[1].keys() and kept[1] < 0.7 * kept[0]
     for n in seen[0]:
@@ -101,19 +101,19 @@ def test_parts_of_a_batch_give_the_whole_batchs_gradients(p, easy, micro):
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
     net, streams, labels = in_double(p, easy, range(0, 60, 6))
-    whole = training.add_gradients(net, streams, labels, p)
-    expected = gradients(net)
+    whole = gradients.add_gradients(net, streams, labels, p)
+    expected = gradients_of(net)
     net.zero_grad()
-    parts = training.add_gradients(net, streams, labels, with_training(p, micro_batch=micro))
+    parts = gradients.add_gradients(net, streams, labels, with_training(p, micro_batch=micro))
     assert expected and whole.keys() == parts.keys() == {"ce", "avel", "mem", "total"}
-    for n, gradient in gradients(net).items():
+    for n, gradient in gradients_of(net).items():
         torch.testing.assert_close(gradient, expected[n], rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(whole, parts, rtol=1e-12, atol=0)
 
 
 def test_parts_are_entered_again_with_the_same_random_draws(p, easy):
     p = p.for_variant("foal-net")
-    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
+    net = networks.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).double()
     for layer in net.inputs.values():
         layer.linear = torch.nn.Sequential(layer.linear, torch.nn.Dropout(0.5))
     streams, labels = batch_of(easy, range(0, 60, 6))
@@ -123,20 +123,20 @@ def test_parts_are_entered_again_with_the_same_random_draws(p, easy):
     entered = [
         tuple(torch.cat(v) for v in zip(*stream, strict=False)) for stream in zip(*parts, strict=False)
     ]  # one graph, no second entering
-    training.loss_terms(net.core, entered, labels, p)["total"].backward()
-    expected, drawn = gradients(net), torch.rand(1)
+    gradients.loss_terms(net.core, entered, labels, p)["total"].backward()
+    expected, drawn = gradients_of(net), torch.rand(1)
     net.zero_grad()
     torch.manual_seed(5)
-    training.add_gradients(net, streams, labels, with_training(p, micro_batch=4))
+    gradients.add_gradients(net, streams, labels, with_training(p, micro_batch=4))
     assert torch.rand(1) == drawn
-    for n, gradient in gradients(net).items():
+    for n, gradient in gradients_of(net).items():
         torch.testing.assert_close(gradient, expected[n], rtol=1e-10, atol=1e-13)
 
 
 def test_a_trained_wavlm_takes_parts_too(p, easy):
     """Time masks, layer drop and dropout on: the second entering repeats NumPy's draws as well as torch's."""
     p = with_training(p.for_variant("audio"), micro_batch=3)
-    net = training.Net(
+    net = networks.Net(
         {"audio": WavLMInput(small_wavlm(layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2))},
         {},
         Unimodal(16, 4),
@@ -152,11 +152,11 @@ def test_a_trained_wavlm_takes_parts_too(p, easy):
     seeded()
     entered = [net.enter({"audio": (x[i : i + 3], mask[i : i + 3])})[0] for i in (0, 3)]
     joined = [tuple(torch.cat(v) for v in zip(*entered, strict=False))]
-    training.loss_terms(net.core, joined, labels, p)["total"].backward()
-    expected = gradients(net)
+    gradients.loss_terms(net.core, joined, labels, p)["total"].backward()
+    expected = gradients_of(net)
     seeded()
-    training.add_gradients(net, {"audio": (x, mask)}, labels, p)
-    found = gradients(net)
+    gradients.add_gradients(net, {"audio": (x, mask)}, labels, p)
+    found = gradients_of(net)
     assert found.keys() == expected.keys()
     for n in expected:
         torch.testing.assert_close(found[n], expected[n], rtol=1e-4, atol=1e-7)
@@ -168,7 +168,7 @@ WORKER = """
 import sys
 import torch
 from safetensors.torch import load_file, save_file
-from foalkit import params, training
+from foalkit import gradients, networks, params, training
 from foalkit.processes import Processes
 
 folder = sys.argv[1]
@@ -180,10 +180,10 @@ class Store:
     def __init__(self, width):
         self.width = width
 
-net = training.build_net(p, "foal-net", {s: Store(x.shape[2]) for s, (x, _) in streams.items()}, []).double()
+net = networks.build_net(p, "foal-net", {s: Store(x.shape[2]) for s, (x, _) in streams.items()}, []).double()
 net.load_state_dict({n.removeprefix("net."): v for n, v in saved.items() if n.startswith("net.")})
 here = Processes("cpu")
-terms = training.add_gradients(net, streams, saved["labels"], p, here)
+terms = gradients.add_gradients(net, streams, saved["labels"], p, here)
 grads = {n: w.grad for n, w in net.named_parameters() if w.grad is not None}
 save_file({**grads, **{f"term.{n}": v.detach() for n, v in terms.items()}}, f"{folder}/rank{here.rank}.safetensors")
 """
@@ -212,8 +212,8 @@ def test_two_processes_give_the_joined_batchs_losses_and_gradients(p, easy, tmp_
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
-    terms = training.add_gradients(net, streams, labels, with_training(p, micro_batch=None))
-    expected = gradients(net)
+    terms = gradients.add_gradients(net, streams, labels, with_training(p, micro_batch=None))
+    expected = gradients_of(net)
     for rank in (0, 1):
         found = load_file(tmp_path / f"rank{rank}.safetensors")
         for n, value in terms.items():
@@ -243,7 +243,7 @@ def start_and_end(fine, variant):
     data = open_data(fine)
     sides = split(data.table, fine, 1, "honest")
     torch.manual_seed(0)  # as training does before it builds the net
-    net = training.build_net(fine.for_variant(variant), variant, data.stores, sides.train)
+    net = networks.build_net(fine.for_variant(variant), variant, data.stores, sides.train)
     return {n: v.clone() for n, v in net.state_dict().items()}, training.train(
         fine, variant, data, sides, 0, "honest"
     )
@@ -281,5 +281,5 @@ def test_a_trained_wavlm_wants_samples(fine):
         update={"features": fine.features | {"audio": params.LogMel(encoder="log-mel")}}
     )
     data = open_data(fine)
-    message = refused(lambda: training.build_net(changed, "audio", data.stores, []))
+    message = refused(lambda: networks.build_net(changed, "audio", data.stores, []))
     assert "model.inputs.audio" in message and "waveform" in message

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from conftest import Memory, refused
 
-from foalkit import training
+from foalkit import networks, training
 from foalkit.data import leaks
 from foalkit.data.encoders import make_encoder
 from foalkit.data.folds import Split, split
@@ -88,7 +88,7 @@ def test_still_sound_is_no_copy_of_still_sound(sides):
 
 @pytest.mark.parametrize("side", ["test", "validation"])
 def test_statistics_of_another_side_are_noticed(tiny, data, sides, side):
-    net = training.build_net(tiny, "audio", data.stores, sides.train + getattr(sides, side))
+    net = networks.build_net(tiny, "audio", data.stores, sides.train + getattr(sides, side))
     message = refused(lambda: leaks.check_statistics(net.state_dict(), data.stores, sides))
     assert message.startswith("audio: standardised")
 

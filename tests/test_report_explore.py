@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import refused
 
-from foalkit import records, report_explore, training
+from foalkit import networks, records, report_explore, training
 from foalkit.data.folds import split
 
 
@@ -26,7 +26,7 @@ def test_embeddings_are_of_the_test_side_and_its_weights(tiny, data, run, seen):
     assert seen.utterances == split(data.table, tiny, 2, "honest").test
     emotion = data.table.set_index("utterance")["emotion"]
     assert [tiny.corpus.classes[c] for c in seen.labels] == emotion[seen.utterances].tolist()
-    net = training.build_net(tiny, "foal-net", data.stores, seen.utterances)
+    net = networks.build_net(tiny, "foal-net", data.stores, seen.utterances)
     net.load_state_dict(records.read_weights(run["folder"]))
     net.eval()
     for i in (0, 3, len(seen.utterances) - 1):  # alone, without padding

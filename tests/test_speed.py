@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import with_training
 from torch.utils.flop_counter import FlopCounterMode
 
-from foalkit import ROOT, numerics, training
+from foalkit import ROOT, gradients, numerics
 from foalkit.models.foalnet import CrossAttentionLayer, LayerNorm
 from foalkit.models.frames import Packed, Padded
 
@@ -90,13 +90,13 @@ def test_a_separate_positive_pass_shares_keys_and_draws_its_own_dropout(case):
     case.net.core.match_a2v.register_forward_hook(lambda module, inputs, output: matched.append(inputs[0]))
     case.net.core.a2v.layers[1].key.register_forward_hook(lambda *_: calls.append(1))
     case.net.core.a2v.register_forward_hook(lambda module, inputs, output: passes.append(output.detach()))
-    training.add_gradients(case.net, case.streams(), case.labels, p)
+    gradients.add_gradients(case.net, case.streams(), case.labels, p)
     (three,) = passes
     assert len(calls) == 1 and len(three) == 3
     assert torch.equal(matched[0], three[1]) and torch.equal(matched[1], three[2])
     assert not torch.allclose(three[0], three[1]) and not torch.allclose(three[0], three[2])
     case.net.eval()
-    training.add_gradients(case.net, case.streams(), case.labels, p)
+    gradients.add_gradients(case.net, case.streams(), case.labels, p)
     torch.testing.assert_close(passes[1][0], passes[1][1])
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import refused, with_training
 from torch import nn
 
-from foalkit import records, training
+from foalkit import networks, records, training
 from foalkit.data.folds import split
 from foalkit.models import draws, foalnet
 from foalkit.models.draws import Dropout
@@ -32,7 +32,7 @@ def uneven(easy):
 @pytest.fixture
 def wide(monkeypatch):
     """Everything in fp64, where the order of a sum decides nothing."""
-    build, batch = training.build_net, training._batch
+    build, batch = networks.build_net, training._batch
     monkeypatch.setattr(training, "build_net", lambda *given: build(*given).double())
     monkeypatch.setattr(
         training, "_batch", lambda *given: {s: (x.double(), mask) for s, (x, mask) in batch(*given).items()}

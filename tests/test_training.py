@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import Memory, batch_of, in_double, quiet, with_training
 from safetensors.torch import load_file
 
-from foalkit import UserError, records, training
+from foalkit import UserError, gradients, networks, records, training
 from foalkit.data.folds import split
 from foalkit.models import FoalNet
 
@@ -70,7 +70,7 @@ def test_the_weights_on_disk_are_the_selected_epochs(p, easy, tmp_path, protocol
     file = training.run(p, variant, 1, 2, protocol, easy)
     record, kept = records.read_record(file), records.read_predictions(file.parent)
     sides = split(easy.table, p, 1, protocol)
-    net = training.build_net(p.for_variant(variant), variant, easy.stores, sides.train)
+    net = networks.build_net(p.for_variant(variant), variant, easy.stores, sides.train)
     net.load_state_dict(load_file(file.parent / "weights.safetensors"))
     logits = training.predict(net, easy.stores, p.variants[variant].streams, sides.test, p)
     epoch = record["scores"][record["selection"]]["epoch"]
@@ -118,7 +118,7 @@ def test_test_features_do_not_reach_the_weights(p, easy, result):
 
 def test_standardisation_uses_training_utterances_only(p, easy):
     sides = split(easy.table, p, 1, "honest")
-    net = training.build_net(p, "foal-net", easy.stores, sides.train)
+    net = networks.build_net(p, "foal-net", easy.stores, sides.train)
     assert set(net.scales) == {"audio"}  # as the params say
     frames = np.concatenate([easy.stores["audio"][u] for u in sides.train]).astype(float)
     scaled = net.scales["audio"](torch.tensor(frames, dtype=torch.float32)).double().numpy()
@@ -133,7 +133,7 @@ def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
     net, streams, labels = in_double(p, easy, range(0, 60, 7))
-    terms = training.loss_terms(net.core, net.enter(streams), labels, p)
+    terms = gradients.loss_terms(net.core, net.enter(streams), labels, p)
     core: FoalNet = net.core
     # each sample and pair alone, without padding
     entered = []
@@ -185,7 +185,7 @@ def test_shares_of_a_batch_lose_the_gradient_through_each_other(p, easy):
     total = 0.0
     for rows in (range(0, 4), range(4, 8), range(8, 10)):
         share = [(x[list(rows)], mask[list(rows)]) for x, mask in entered]
-        alone = training.loss_terms(core, share, labels[list(rows)], p)  # its own MEM and cross-entropy
+        alone = gradients.loss_terms(core, share, labels[list(rows)], p)  # its own MEM and cross-entropy
         own = core.project(*arrange(share))
         with torch.no_grad():
             everyone = core.project(*arrange(entered))
@@ -201,12 +201,12 @@ def test_shares_of_a_batch_lose_the_gradient_through_each_other(p, easy):
     total.backward()
     expected = {n: w.grad.clone() for n, w in net.named_parameters()}
     net.zero_grad()
-    shared = training.add_gradients(net, streams, labels, with_training(p, local_batch=4))
+    shared = gradients.add_gradients(net, streams, labels, with_training(p, local_batch=4))
     torch.testing.assert_close(shared["total"], total)
     for n, w in net.named_parameters():
         torch.testing.assert_close(w.grad, expected[n])
     net.zero_grad()
-    whole = training.add_gradients(net, streams, labels, p)
+    whole = gradients.add_gradients(net, streams, labels, p)
     torch.testing.assert_close(whole["avel"], shared["avel"])  # the same value, another gradient
     weight = net.core.audio_projection.enter.weight.grad
     assert not torch.allclose(weight, expected["core.audio_projection.enter.weight"], rtol=1e-2)
@@ -294,7 +294,7 @@ def test_a_run_on_the_tiny_corpus_is_recorded(tiny, data):
 
 def test_predicting_does_not_depend_on_the_batch(p, easy):
     torch.manual_seed(0)
-    net = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist())
+    net = networks.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist())
     everyone = easy.table["utterance"].tolist()
     alone, together = (
         training.predict(net, easy.stores, ["audio", "video"], everyone, with_training(p, micro_batch=b))
@@ -309,7 +309,7 @@ def test_predicting_does_not_depend_on_the_batch(p, easy):
 def test_the_test_side_is_kept_with_each_stream_hidden(p, easy, result):
     sides = split(easy.table, p, 1, "honest")
     assert set(result.absent["condition"]) == {"no audio", "no video"}
-    net = training.build_net(p, "foal-net", easy.stores, sides.train)
+    net = networks.build_net(p, "foal-net", easy.stores, sides.train)
     net.load_state_dict(result.weights)
     net.eval()
     for hidden in ("audio", "video"):
@@ -337,7 +337,7 @@ def test_an_utterance_without_any_stream_is_named(p, easy):
             return x, mask
 
     stores = {s: Hidden(store.features) for s, store in easy.stores.items()}
-    net = training.build_net(p, "foal-net", stores, easy.table["utterance"].tolist())
+    net = networks.build_net(p, "foal-net", stores, easy.table["utterance"].tolist())
     with pytest.raises(UserError, match=r"Ses02M_3.*masked"):
         training.predict(net, stores, ["audio", "video"], easy.table["utterance"].tolist(), p)
 
@@ -347,7 +347,7 @@ def test_the_models_settings_reach_the_model(p, easy):
         "layers": 3, "heads": 4, "dropout": 0.25, "projection_dim": 12, "projection_dropout": 0.35,
     }  # fmt: skip
     p = p.model_copy(update={"model": p.model.model_copy(update=changes)}).for_variant("ledger-temperature")
-    core = training.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).core
+    core = networks.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).core
     assert core.temperature.item() == pytest.approx(0.07) and core.temperature_range == (0.001, 0.5)
     layers = [*core.a2v.layers, *core.v2a.layers]
     assert len(layers) == 6 and all((la.heads, la.dropout.p) == (4, 0.25) for la in layers)
@@ -358,13 +358,13 @@ def test_the_models_settings_reach_the_model(p, easy):
 def test_bf16_steps_are_near_fp32_ones(p, easy, micro_batch):
     torch.manual_seed(0)
     quietly = quiet(p, standardise=[]).for_variant("foal-net")
-    net = training.build_net(quietly, "foal-net", easy.stores, easy.table["utterance"].tolist())
+    net = networks.build_net(quietly, "foal-net", easy.stores, easy.table["utterance"].tolist())
     streams, labels = batch_of(easy, range(0, 60, 6))
     seen = {}
     for precision in ("fp32", "bf16"):
         net.zero_grad()
         settings = with_training(quietly, precision=precision, micro_batch=micro_batch)
-        terms = training.add_gradients(net, streams, labels, settings)
+        terms = gradients.add_gradients(net, streams, labels, settings)
         seen[precision] = (
             terms["total"].item(),
             torch.cat([w.grad.flatten() for w in net.parameters() if w.grad is not None]),

@@ -1,8 +1,8 @@
 # The grid: preprocess → train (protocol × variant × fold × seed) → five-fold → ablation and report. With training.job
-# "folds" or "stacked" a variant's training and its five-fold evaluation are one job.
-# Each job is one papermill call in a process of its own; a job is done when its record exists, and records are
-# written last and atomically (papermill reports a killed kernel as completed). A job runs again when the digest
-# of the params that shape it changes, not when a file is touched.
+# "folds" or "stacked" a variant's training and its five-fold evaluation are one job. Each job is one papermill call
+# (foalkit.job) in a process of its own; a job is done when its record exists, and records are written last and
+# atomically (papermill reports a killed kernel as completed). A job runs again when the digest of the params that
+# shape it changes, not when a file is touched.
 #
 #   snakemake --cores 2 --config params=demo
 
@@ -20,7 +20,7 @@ OUT = P.folder
 SEEDS = P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
 NOTEBOOK = (
-    f"papermill {workflow.basedir}/notebooks/{{nb}}.ipynb {{{{output.notebook}}}} --log-level WARNING --no-progress-bar --start-timeout 180"
+    f"{sys.executable} -m foalkit.job {workflow.basedir}/notebooks/{{nb}}.ipynb {{{{output.notebook}}}} --log-level WARNING --no-progress-bar --start-timeout 180"
     f" -p params {config.get('params', 'demo')} -p overrides '{config.get('overrides') or ''}'"
 )
 

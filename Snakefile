@@ -113,32 +113,33 @@ if P.training.job == "fold":
 
 else:  # notebook 03 trains what is missing: one kernel for all folds, which start faster than a notebook each
 
-    for _protocol in P.ablation:
+    for _protocol, _variant in ROWS:
 
         rule:
             name:
-                f"train_{_protocol}"
+                f"train_{_protocol}_{_variant}".replace("-", "_")
             input:
                 f"{OUT}/preprocess.json",
-                lambda w, protocol=_protocol: [
-                    f"{OUT}/five_fold/{protocol}-{start}.json" for start in P.variants[w.variant].starts_from
-                ],
+                [f"{OUT}/five_fold/{_protocol}-{start}.json" for start in P.variants[_variant].starts_from],
             output:
-                runs_of(_protocol, "{variant}"),
-                record=f"{OUT}/five_fold/{_protocol}-{{variant}}.json",
-                notebook=f"{OUT}/notebooks/03_five_fold-{_protocol}-{{variant}}.ipynb",
+                runs_of(_protocol, _variant),
+                record=f"{OUT}/five_fold/{_protocol}-{_variant}.json",
+                notebook=f"{OUT}/notebooks/03_five_fold-{_protocol}-{_variant}.ipynb",
             log:
-                f"{OUT}/logs/03_five_fold-{_protocol}-{{variant}}.log",
+                f"{OUT}/logs/03_five_fold-{_protocol}-{_variant}.log",
             params:
-                digest=lambda w: P.digest(w.variant),
-                protocol=_protocol,  # the shell line is made when the job starts: the loop is over then
+                digest=P.digest(_variant),
+                # for the shell line, which is made when the job starts: the loop is over then
+                protocol=_protocol,
+                variant=_variant,
+            priority: len(P.variants[_variant].streams)  # long jobs first: no core waits for the last one
             threads: P.training.threads * P.training.processes
             resources:
                 gpu=GPUS,
             message:
-                f"train {{wildcards.variant}}, all folds ({_protocol})"
+                f"train {_variant}, all folds ({_protocol})"
             shell:
-                papermill("03_five_fold", "variant", protocol="{params.protocol}")
+                papermill("03_five_fold", protocol="{params.protocol}", variant="{params.variant}")
 
 
 rule ablation:

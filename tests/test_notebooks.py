@@ -210,7 +210,7 @@ def jobs(done) -> dict[str, int]:
     ("job", "protocols", "train"),
     [
         ("fold", ["honest"], {"train": 5, "five_fold": 1}),
-        ("folds", ["honest", "published"], {"train_honest": 1, "train_published": 1}),
+        ("folds", ["honest", "published"], {"train_honest_video": 1, "train_published_video": 1}),
     ],
 )
 def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tmp_path, job, protocols, train):
@@ -248,7 +248,13 @@ def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
     assert p.ablation["honest"] == ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net"]
     assert {"baseline", "foal-net"} <= set(p.ablation["published"])
     found = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'}"))
-    assert found["train_honest"] == 7 and found["train_published"] == 2
+    trained = [f"train_honest_{v}" for v in p.ablation["honest"]] + [
+        "train_published_baseline",
+        "train_published_foal-net",
+    ]
+    assert {n: c for n, c in found.items() if n.startswith("train")} == {
+        n.replace("-", "_"): 1 for n in trained
+    }
     alone = jobs(
         snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold")
     )

@@ -440,6 +440,16 @@ def test_detected_faces_are_cut_frame_by_frame_and_looked_for_once(hidden, looke
     assert again.found == data.stores["face"].found
 
 
+def test_threads_find_the_faces_that_one_finds(hidden, monkeypatch):
+    seen = {}
+    for threads in (1, 4):
+        monkeypatch.setattr(features.os, "cpu_count", lambda n=threads: n)
+        shutil.rmtree(hidden.folder / "features", ignore_errors=True)
+        seen[threads] = prepare(hidden).stores["face"]
+    assert seen[1].found == seen[4].found
+    np.testing.assert_array_equal(seen[1].packed, seen[4].packed)
+
+
 def test_found_rates_outlive_what_is_made_again(hidden, looked):
     first = prepare(hidden)
     rates = dict(first.stores["face"].found)

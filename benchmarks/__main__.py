@@ -19,7 +19,7 @@ from foalkit import ROOT, UserError
 from foalkit.params import nearest
 from foalkit.records import provenance, write_json
 
-KINDS = ("training_step", "cfn_sr", "stacked", "extraction", "feeding", "growth")
+KINDS = ("training_step", "cfn_sr", "stacked", "finetuning", "extraction", "feeding", "growth")
 COLUMNS = {
     "what": "",
     "plain": "plain, s",

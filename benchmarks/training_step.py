@@ -33,7 +33,9 @@ class Case:
     `scale` divides lengths and widths alike, for tests.
     """
 
-    def __init__(self, batch: int, *, seed: int = SEED, scale: int = 1, **options: float):
+    def __init__(
+        self, batch: int, *, seed: int = SEED, scale: int = 1, device: str = "cpu", **options: float
+    ):
         rng = np.random.default_rng(seed)
         seconds = np.minimum(np.interp(100 * rng.random(batch), QUANTILES, SECONDS), 6.0)
         share = seconds / 6
@@ -54,6 +56,8 @@ class Case:
         )
         self.plain = plain.PlainFoalNet(*dims, **options)
         self.plain.load_state_dict(plain.renamed(self.net.core.state_dict()))
+        self.device, self.labels = device, self.labels.to(device)
+        self.net.to(device), self.plain.to(device)
         self.optimisers = {
             self.net: torch.optim.AdamW(self.net.parameters(), lr=1e-4, weight_decay=0.01, fused=True),
             self.plain: torch.optim.AdamW(self.plain.parameters(), lr=1e-4, weight_decay=0.01),
@@ -70,7 +74,9 @@ class Case:
 
     def streams(self, dtype: torch.dtype = torch.float32) -> networks.Streams:
         return {
-            s: plain.collate([torch.from_numpy(clip).to(dtype) for clip in clips])
+            s: tuple(
+                x.to(self.device) for x in plain.collate([torch.from_numpy(clip).to(dtype) for clip in clips])
+            )
             for s, clips in self.clips.items()
         }
 
@@ -84,7 +90,7 @@ class Case:
     ) -> Tensor:
         """The plain version's loss, its gradients added to the parameters'."""
         (audio, audio_mask), (video, video_mask) = self.streams(dtype).values()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
             _, loss = self.plain(audio, video, audio_mask, video_mask, self.labels, negatives)
         loss.backward()
         return loss
@@ -98,7 +104,7 @@ class Case:
     @torch.inference_mode()
     def evaluate(self, precision: str) -> Tensor:
         self.net.eval()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
             return self.net(self.streams())
 
     @torch.no_grad()
@@ -211,6 +217,25 @@ def measure(rounds: int = 7, batch: int = 16, seed: int = SEED) -> list[dict]:
             seconds["evaluate plain, one pass"], seconds["evaluate fp32"], equality=equal["fp32"],
         )
     )  # fmt: skip
+    return rows
+
+
+def measure_gpu(rounds: int = 7, batch: int = 64) -> list[dict]:
+    """The steps on a GPU, padded there too, by the clock."""
+    case, rows = Case(batch, device="cuda"), []
+
+    def stepped(net: torch.nn.Module, precision: str) -> None:
+        case.step(net, precision)
+        torch.cuda.synchronize()
+
+    for precision in ("fp32", "bf16"):
+        actions = {
+            "plain": lambda: stepped(case.plain, precision),  # noqa: B023
+            "ours": lambda: stepped(case.net, precision),  # noqa: B023
+        }
+        seconds = method.by_the_clock(actions, rounds)
+        what = f"training step, {precision}, batch {batch}, on the GPU by the clock"
+        rows.append(method.row(what, seconds["plain"], seconds["ours"], equality="as on the CPU"))
     return rows
 
 

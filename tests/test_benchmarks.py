@@ -14,7 +14,7 @@ from foalkit import ROOT
 
 sys.path.insert(0, str(ROOT))  # for `pytest` called without `python -m`
 from benchmarks import __main__ as bench
-from benchmarks import extraction, feeding, growth, stacked
+from benchmarks import extraction, feeding, finetuning, growth, stacked
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,23 @@ def test_a_stack_is_compared_with_the_lone_steps(monkeypatch):
     monkeypatch.setattr(stacked.Case, "plain", wrong)
     with pytest.raises(AssertionError, match="from the lone runs' gradients"):
         stacked.measure(1, **small)
+
+
+def test_fine_tuning_in_parts_is_compared_with_the_whole_batch(monkeypatch):
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    monkeypatch.setattr(finetuning, "SMALL", tiny)
+    (line,) = finetuning.measure(1, batch=4, seconds=0.3)
+    assert line["equality"].startswith("fp32 ") and line["ratio"] > 0
+    whole = finetuning.Case.gradients
+
+    def first_part_alone(case, micro_batch):
+        if micro_batch:
+            case.streams["video"][0][1:] = 0
+        return whole(case, micro_batch)
+
+    monkeypatch.setattr(finetuning.Case, "gradients", first_part_alone)
+    with pytest.raises(AssertionError, match="from the whole batch's gradient"):
+        finetuning.measure(1, batch=4, seconds=0.3)
 
 
 def test_the_runner_writes_table_json_and_figure(tmp_path, capsys, monkeypatch):

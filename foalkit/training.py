@@ -64,9 +64,8 @@ class _Loop:
         if processes is not None:
             torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
             np.random.seed(seed + processes.rank)
-        self.generator = _default_generator(
-            on
-        ).clone_state()  # where runs alternate, each goes on in its own draws
+        # where runs alternate, each goes on in its own draws
+        self.generator = _default_generator(on).clone_state()
         learned = [w for w in self.net.parameters() if w.requires_grad]
         self.optimiser = torch.optim.AdamW(learned, lr=t.lr, weight_decay=t.weight_decay, fused=True)
         steps = t.epochs * -(-len(sides.train) // t.batch)
@@ -83,11 +82,8 @@ class _Loop:
         """The rows of each of an epoch's batches."""
         self.net.train()
         self.sums, self.steps = {}, 0
-        return list(
-            _epoch_order(self.labels, self.params.training.sampler, self.rng).split(
-                self.params.training.batch
-            )
-        )
+        t = self.params.training
+        return list(_epoch_order(self.labels, t.sampler, self.rng).split(t.batch))
 
     def batch(self, rows: Tensor) -> tuple[Streams, Tensor]:
         """Streams and labels of these rows of the training side."""

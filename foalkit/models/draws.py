@@ -1,6 +1,6 @@
 """Random draws of a training step: dropout's masks and what the negatives are drawn by.
 
-Runs that are trained together (`foalkit.together`) keep a generator each, so that a run draws what it draws alone.
+Runs that are trained together (`foalkit.stacked`) keep a generator each, so that a run draws what it draws alone.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_generators: list[
-    torch.Generator
-] = []  # one per run of those that are computed at once under vmap; none: one run
+# one of each run, where several are computed at once under vmap
+_generators: list[torch.Generator] = []
 
 
 @contextmanager

@@ -146,9 +146,8 @@ def _attention(*q_k_v_mask: Tensor) -> Tensor:
     if not together():
         return attend(*q_k_v_mask)
 
-    def at_once(
-        *inputs,
-    ):  # runs are so many more clips; vmap itself would call the CPU's kernel once for each
+    # runs are so many more clips; vmap itself would call the CPU's kernel once for each
+    def at_once(*inputs: Tensor) -> Tensor:
         return attend(*(x.flatten(0, 1) for x in inputs)).unflatten(0, inputs[0].shape[:2])
 
     return of_all_runs(at_once, *q_k_v_mask)

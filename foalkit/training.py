@@ -75,25 +75,21 @@ class _Loop:
         self.held_out = {s: (u, data.labels(u)) for s, u in held_out.items() if u}
         self.speakers = data.table.set_index("utterance")["speaker"]
         self.kept, self.history, self.best, self.weights = [], [], None, {}
-        self.sums: dict[str, float] = {}  # of the epoch's loss terms, over clips
-        self.steps = 0
+        # One length for all runs of a stack, and for a lone one to draw the same masks.
+        stacked = self.streams if t.job == "stacked" else []
+        self.longest = {s: max(data.stores[s].lengths.values()) for s in stacked}
 
     def batches(self) -> list[Tensor]:
         """The rows of each of an epoch's batches."""
         self.net.train()
-        self.sums, self.steps = {}, 0
+        self.sums, self.steps = {}, 0  # of the epoch: loss terms over clips, and steps taken
         t = self.params.training
         return list(_epoch_order(self.labels, t.sampler, self.rng).split(t.batch))
 
     def batch(self, rows: Tensor) -> tuple[Streams, Tensor]:
         """Streams and labels of these rows of the training side."""
         streams = _batch(self.data.stores, self.streams, [self.sides.train[i] for i in rows], self.on)
-        if self.params.training.job == "stacked":
-            # One length for all runs, and for a lone one to draw the same masks.
-            streams = {
-                s: _filled(*stream, max(self.data.stores[s].lengths.values()))
-                for s, stream in streams.items()
-            }
+        streams |= {s: _filled(*streams[s], frames) for s, frames in self.longest.items()}
         return streams, self.labels[rows].to(self.on)
 
     def learn(self, terms: dict[str, float], rows: Tensor) -> None:

@@ -1,5 +1,5 @@
 # The grid: preprocess → train (protocol × variant × fold × seed) → five-fold → ablation and report. With training.job
-# "folds" or "stacked" a variant's training and its five-fold evaluation are one job. Each job is one papermill call
+# "folds" a variant's training and its five-fold evaluation are one job. Each job is one papermill call
 # (foalkit.job) in a process of its own; a job is done when its record exists, and records are written last and
 # atomically (papermill reports a killed kernel as completed). A job runs again when the digest of the params that
 # shape it changes, not when a file is touched.
@@ -9,10 +9,11 @@
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from foalkit import UserError, params as _params
+from foalkit import UserError
+from foalkit.params import load as _load
 
 try:
-    P = _params.load(config.get("params", "demo"), config.get("overrides") or "")
+    P = _load(config.get("params", "demo"), config.get("overrides") or "")
 except UserError as error:
     sys.exit(f"error: {error}")
 

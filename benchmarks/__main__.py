@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 
 from foalkit import ROOT, UserError
-from foalkit.params import nearest
-from foalkit.records import provenance, write_json
+from foalkit.params.errors import nearest
+from foalkit.results.records import provenance, write_json
 
-KINDS = ("training_step", "cfn_sr", "stacked", "finetuning", "extraction", "feeding", "growth")
+KINDS = ("training_step", "cfn_sr", "finetuning", "extraction", "feeding", "growth")
 COLUMNS = {
     "what": "",
     "plain": "plain, s",

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import method
-from foalkit import gradients, networks, params
+from foalkit import params
 from foalkit.models import CFNSR
 from foalkit.models.cfnsr import Grouped, Pointwise
 from foalkit.models.inputs import ChannelsFirst, PicturesInput
+from foalkit.training import gradients, networks
 
 # The loss may differ from the plain one's by these shares: channels-last sums in another order, bf16 keeps 8 bits. At
 # its random start the network is chaotic: a rounding grows a million times on its way to the first layers' gradients,

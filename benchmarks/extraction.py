@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks import method
-from foalkit.data.encoders import ClipEncoder, WavLMEncoder
-from foalkit.params import ClipImages, WavLM
+from foalkit.features.encoders.frame_networks import ClipEncoder
+from foalkit.features.encoders.wavlm import WavLMEncoder
+from foalkit.params.encoders import ClipImages, WavLM
 
 SECONDS = (6.0, 3.0, 2.0)  # three clips: 61 % of their 18 s are real, as of IEMOCAP's
 COSINE = 0.999  # of each bf16 frame to its fp32 one, at least

@@ -16,8 +16,8 @@ import torch
 
 from benchmarks import method
 from benchmarks.training_step import QUANTILES, SECONDS, SIZES
-from foalkit.data.features import FILES, FeatureStore
-from foalkit.records import write_json, write_parquet
+from foalkit.features.store import FILES, FeatureStore, write_index
+from foalkit.files import bytes_digest
 
 
 def lengths(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -28,15 +28,17 @@ def lengths(count: int, rng: np.random.Generator) -> np.ndarray:
 def write_store(folder: Path, frames: np.ndarray, width: int) -> None:
     """A float16 store of utterances `u0`, `u1`, … with so many frames each: random walks, as sound changes slowly."""
     folder.mkdir(parents=True)
+    digests = []
     with (folder / FILES["float16"]).open("wb") as file:
         for number, count in enumerate(frames):
             steps = np.random.default_rng(number).standard_normal((count, width), np.float32)
-            steps.cumsum(0).astype(np.float16).tofile(file)
+            stored = steps.cumsum(0).astype(np.float16).tobytes()
+            file.write(stored)
+            digests.append(bytes_digest(stored))
     names = [f"u{n}" for n in range(len(frames))]
     offsets = np.concatenate([[0], frames.cumsum()[:-1]])
-    index = {"utterance": names, "offset": offsets, "frames": frames, "key": names, "note": None}
-    write_parquet(folder / "index.parquet", pd.DataFrame(index))
-    write_json(folder / "store.json", {"width": width, "digest": "", "dtype": "float16", "failed": {}})
+    index = pd.DataFrame({"utterance": names, "offset": offsets, "frames": frames, "key": names, "digest": digests})
+    write_index(folder, index.assign(found=np.nan, note=None, boxes=None), width, "float16", failed={})
 
 
 class Case:

@@ -8,10 +8,10 @@ import torch
 from transformers import WavLMConfig, WavLMModel
 
 from benchmarks import method
-from foalkit import gradients, networks
 from foalkit import params as settings
 from foalkit.models import FoalNet
 from foalkit.models.inputs import Identity, WavLMInput
+from foalkit.training import gradients, networks
 
 SMALL = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 LARGE = {

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.feeding import lengths, write_store
-from foalkit import ROOT, params, records, scoring
-from foalkit.data import leaks
-from foalkit.data.features import FeatureStore
-from foalkit.data.folds import split
-from foalkit.records import write_json
+from foalkit import ROOT, params
+from foalkit.corpora.folds import split
+from foalkit.features import leaks
+from foalkit.features.store import FeatureStore
+from foalkit.results import records, scoring
+from foalkit.results.records import write_json
 
 UTTERANCES = (1_000, 5_000, 20_000, 100_000)
 SECONDS = (1.5, 3.0, 6.0, 12.0)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import method, plain
-from foalkit import ROOT, gradients, losses, networks
+from foalkit import ROOT, losses
 from foalkit import params as settings
 from foalkit.models import FoalNet
 from foalkit.models.inputs import Identity
+from foalkit.training import gradients, networks
 
 SIZES = {"audio": (299, 1024), "video": (180, 768)}  # longest, width
 BOUNDS = {"fp64": 1e-12, "fp32": 3.0, "bf16": 1e-2}  # fp32: times the plain version's own distance to fp64

@@ -1,13 +1,14 @@
-"""Which device a job computes on; jobs that run at once take different GPUs."""
+"""Which device a job computes on; jobs that run at once take different GPUs, or shares of one (GPU_JOBS)."""
 
 import fcntl
+import itertools
 import os
 import tempfile
 from pathlib import Path
 
 from foalkit import UserError
 
-_held: dict[int, object] = {}  # GPU number → its open lock, kept as long as this process lives
+_held: dict[int, object] = {}  # GPU number → the open lock of its share, kept as long as this process lives
 
 
 def device(name: str) -> str:
@@ -25,18 +26,24 @@ def device(name: str) -> str:
 
 
 def reserve(wanted: int, count: int) -> list[int]:
-    """Numbers of `wanted` of this machine's `count` GPUs that no other job holds, held until this process ends.
+    """Numbers of `wanted` of this machine's `count` GPUs, a share of each held until this process ends.
 
-    What this process already holds comes first; where too few are free, those of other jobs are shared. Raises
-    UserError for more than there are.
+    A GPU has as many shares as the environment's GPU_JOBS says, 1 where it says nothing; one whose shares are all free
+    is taken before one that others use. What this process already holds comes first; where too few shares are free,
+    those of other jobs are used too. Raises UserError for more GPUs than there are and for another GPU_JOBS than a
+    number from 1.
     """
     if wanted > count:
         raise UserError(f"training.processes: {wanted} GPUs are asked for, this machine has {count}")
-    for number, name in enumerate(names(count)):
+    shares = os.environ.get("GPU_JOBS") or "1"
+    if not shares.isdecimal() or int(shares) < 1:
+        raise UserError(f"GPU_JOBS={shares}: say how many jobs share a GPU, for example GPU_JOBS=3")
+    for share, (number, name) in itertools.product(range(int(shares)), enumerate(names(count))):
         if len(_held) >= wanted:
             break
         if number not in _held:
-            handle = (Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{name}.lock").open("w")
+            lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{name}.{share}.lock"
+            handle = lock.open("w")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

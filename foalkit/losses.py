@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foalkit.models.draws import drawn
-
 
 class Avel(NamedTuple):
     """Scalars `loss`, `a2v`, `v2a`, and `similarity` `(N, N)`: row i is audio i with every video, over τ."""
@@ -119,7 +117,8 @@ def hard_negatives(
         chosen = both.argmax(2)
     elif how == "multinomial":
         # a draw from the softmax: the largest of its quotients by exponential noise, as torch.multinomial draws one
-        chosen = (both.softmax(2) / drawn(both, _exponential(both), generator)).argmax(2)
+        noise = torch.empty_like(both).exponential_(generator=generator)
+        chosen = (both.softmax(2) / noise).argmax(2)
     else:
         raise ValueError(f'how must be "argmax" or "multinomial", not {how!r}')
     return Negatives(chosen[0], chosen[1], valid)
@@ -150,13 +149,6 @@ def _matching(positive: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
         _wide(torch.cat([positive, negative])), target, ignore_index=skip, reduction="sum"
     )
     return total / (2 * valid.sum()).clamp(min=1)  # the mean, but 0 rather than 0 / 0 where nothing counts
-
-
-def _exponential(like: Tensor):
-    def draw(shape, generator):
-        return torch.empty(shape, dtype=like.dtype, device=like.device).exponential_(generator=generator)
-
-    return draw
 
 
 def _wide(x: Tensor) -> Tensor:

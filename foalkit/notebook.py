@@ -4,7 +4,9 @@ import ast
 from dataclasses import dataclass
 
 from foalkit import UserError
-from foalkit.params import Params, Protocol, load, nearest
+from foalkit.params import Params, load
+from foalkit.params.errors import nearest
+from foalkit.params.schema import Protocol
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Job:
     fold: int | None = None
     seed: int | None = None
     protocol: Protocol = "honest"
+    retrain: bool = False
 
 
 def start(*, params: str, overrides: str = "", **chosen) -> Job:
@@ -38,6 +41,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
         value = chosen.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise UserError(f"{name} must be a whole number, got {value!r}")
+    if not isinstance(chosen.get("retrain", False), bool):
+        raise UserError(f"retrain must be True or False, got {chosen['retrain']!r}")
     fold, folds = chosen.get("fold"), loaded.fold_numbers(protocol)
     if fold is not None and fold not in folds:
         raise UserError(

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from foalkit import ROOT, UserError, params
-from foalkit.data import features, puppets
+from foalkit.features.data import Data, open_data
+from foalkit.puppets import iemocap as puppets
 
 SHARED_RAVDESS = ROOT.parent / "shared" / "ravdess"
 
@@ -50,8 +51,8 @@ def tiny(tiny_file) -> params.Params:
 
 
 @pytest.fixture(scope="session")
-def data(tiny) -> features.Data:
-    return features.open_data(tiny)
+def data(tiny) -> Data:
+    return open_data(tiny)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ class Memory:
     """A feature store in memory: `{utterance: (T, D)}`."""
 
     def __init__(self, features: dict[str, np.ndarray]):
-        self.features, self.width = features, next(iter(features.values())).shape[1]
+        self.features, self.width, self.dtype = features, next(iter(features.values())).shape[1], "float16"
         self.lengths = {u: len(x) for u, x in features.items()}
 
     def __getitem__(self, utterance):
@@ -100,7 +101,7 @@ def p(tiny):
 
 
 @pytest.fixture(scope="session")
-def easy(p) -> features.Data:
+def easy(p) -> Data:
     """Five sessions, two speakers each, four classes that both streams show plainly."""
     rng, rows = np.random.default_rng(0), []
     for s in range(1, 6):
@@ -124,7 +125,7 @@ def easy(p) -> features.Data:
         )
     encoder = {"digest": "0", "encoder": {}}
     info = {"manifest_digest": "0", "features": {"audio": encoder, "video": encoder}}
-    return features.Data(table, pd.DataFrame(), stores, info, p.corpus.classes)
+    return Data(table, pd.DataFrame(), stores, info, p.corpus.classes)
 
 
 def with_training(p, **changes):
@@ -145,7 +146,7 @@ def batch_of(data, rows):
 
 def in_double(p, data, rows):
     """Foal-Net and a batch in double precision, for comparing to many digits."""
-    from foalkit import networks
+    from foalkit.training import networks
 
     net = networks.build_net(p, "foal-net", data.stores, data.table["utterance"].tolist()).double()
     streams, labels = batch_of(data, rows)

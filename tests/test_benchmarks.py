@@ -14,7 +14,7 @@ from foalkit import ROOT
 
 sys.path.insert(0, str(ROOT))  # for `pytest` called without `python -m`
 from benchmarks import __main__ as bench
-from benchmarks import extraction, feeding, finetuning, growth, stacked
+from benchmarks import extraction, feeding, finetuning, growth
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +64,6 @@ def test_the_flops_of_a_vision_transformer_are_those_of_its_products():
     assert full == pytest.approx(162.0e9, rel=0.01)
     spared = 256 * (2 * 10 * d**2 + 4 * tokens * d)
     assert extraction.flops(extraction.LARGE_CLIP) == full - spared
-
-
-def test_a_stack_is_compared_with_the_lone_steps(monkeypatch):
-    small = {"widths": (8,), "batch": 4, "frames": (3, 2)}
-    (line,) = stacked.measure(1, **small)
-    assert line["equality"].startswith("fp64 ") and line["ratio"] > 0
-    lone = stacked.Case.plain
-
-    def wrong(case):
-        lone(case)
-        case.lone[1].core.classifier.weight.grad[0, 0] += 1e-6
-
-    monkeypatch.setattr(stacked.Case, "plain", wrong)
-    with pytest.raises(AssertionError, match="from the lone runs' gradients"):
-        stacked.measure(1, **small)
 
 
 def test_fine_tuning_in_parts_is_compared_with_the_whole_batch(monkeypatch):
@@ -151,7 +136,7 @@ def test_an_unknown_benchmark_names_the_nearest(monkeypatch):
 
 
 def test_torch_is_imported_only_when_it_is_needed():
-    modules = "foalkit", "foalkit.params", "foalkit.notebook", "foalkit.data.features", "foalkit.report"
+    modules = "foalkit", "foalkit.params", "foalkit.notebook", "foalkit.features.data", "foalkit.report.page"
     script = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr

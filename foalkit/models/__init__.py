@@ -1,4 +1,7 @@
-"""The models: tensors in, logits out; no paths, no params object, no corpus names."""
+"""The models.
+
+In: tensors and masks. Out: logits, projections. Never: paths, params, names of corpora.
+"""
 
 from foalkit.models.cfnsr import CFNSR, AudioCNN, ResNeXt3D
 from foalkit.models.foalnet import FoalNet

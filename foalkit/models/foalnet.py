@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foalkit import UserError
-from foalkit.models.draws import Dropout, together
+from foalkit.models.draws import Dropout
 from foalkit.models.frames import Packed, Padded, masked_mean
 
 # Numbers in a clip's two padded streams from which packing is faster on the CPU. A step of the demo (25 frames of 64
@@ -168,18 +167,13 @@ class FoalNet(nn.Module):
         AVEL follows, so here a learned `temperature` that its last step took out of `temperature_range` is put back.
         """
         self._check(audio, video, audio_mask, video_mask)
-        if not together():
-            self.put_temperature_back()
+        if self.temperature_range:
+            # The value itself, as ALBEF does: a clamp in the graph has no gradient outside, so no way back in.
+            self.temperature.data.clamp_(*self.temperature_range)
         return (
             self.audio_projection(masked_mean(audio, audio_mask)) * audio_mask.any(1, keepdim=True),
             self.video_projection(masked_mean(video, video_mask)) * video_mask.any(1, keepdim=True),
         )
-
-    def put_temperature_back(self) -> None:
-        """Into `temperature_range`, where there is one."""
-        if self.temperature_range:
-            # The value itself, as ALBEF does: a clamp in the graph has no gradient outside, so no way back in.
-            self.temperature.data.clamp_(*self.temperature_range)
 
     def fuse(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> Fused:
         """Both stacks' vectors (section 5)."""
@@ -224,10 +218,6 @@ class FoalNet(nn.Module):
     def _lay_out(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor):
         self._check(audio, video, audio_mask, video_mask)
         if audio.device.type == "cpu" and audio.shape[1:].numel() + video.shape[1:].numel() >= PACKED_FROM:
-            if together():  # and its draws would not be those of the packed lone run
-                raise UserError(
-                    "streams of this size are faster one run at a time on a CPU: set training.job=folds"
-                )
             return audio[audio_mask], video[video_mask], Packed
         return audio, video, Padded
 
@@ -260,6 +250,6 @@ def check_stream(name: str, x: Tensor, mask: Tensor, width: int) -> None:
 
 def check_frames(who: str, real: Tensor) -> None:
     """Raise ValueError, naming the rows, unless every row of `real` `(B,)` is True; `who` as "audio has"."""
-    if not together() and not real.all():
+    if not real.all():
         rows = (~real).nonzero().flatten().tolist()
         raise ValueError(f"{who} no real frame in row{'s' if len(rows) > 1 else ''} {rows}")

@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from foalkit.models.draws import of_all_runs, together
-
 
 class Padded:
     """Query `(1 or P, B, Tq, D)` and context `(B, Tk, C)` as they are, masks beside them."""
@@ -34,7 +32,8 @@ class Padded:
             for x in (q, k.index_select(0, asked), v.index_select(0, asked))
         )
         # (P B, 1, 1, Tk): every head and every query frame looks at the same real frames.
-        attended = _attention(q, k, v, self.looked_at[asked][:, None, None])
+        seen = self.looked_at[asked][:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, seen)
         return attended.transpose(1, 2).flatten(2).unflatten(0, (passes, -1))
 
     def recomputed(self, function: Callable, x: Tensor):
@@ -139,18 +138,6 @@ class _PackedAttention(torch.autograd.Function):
             dk_clip.copy_(reduce(Tensor.add_, to_k))
             dv_clip.copy_(reduce(Tensor.add_, to_v))
         return dq, dk, dv, None, None
-
-
-def _attention(*q_k_v_mask: Tensor) -> Tensor:
-    attend = F.scaled_dot_product_attention
-    if not together():
-        return attend(*q_k_v_mask)
-
-    # runs are so many more clips; vmap itself would call the CPU's kernel once for each
-    def at_once(*inputs: Tensor) -> Tensor:
-        return attend(*(x.flatten(0, 1) for x in inputs)).unflatten(0, inputs[0].shape[:2])
-
-    return of_all_runs(at_once, *q_k_v_mask)
 
 
 def _weights(query: Tensor, keys: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+import sys
+
+from foalkit.cli import main
+
+sys.exit(main())

@@ -1,0 +1,98 @@
+"""`foalkit`: thin verbs over the grid, the report's check, the params and the shared features."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+
+from foalkit import ROOT, UserError
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what the words (of the command line) say; returns the exit status: 0, or 1 with a line of what is wrong."""
+    parser = argparse.ArgumentParser(prog="foalkit", description=__doc__.replace("`", ""))
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name, function, about, *, params=True):
+        added = verbs.add_parser(name, help=about, description=about)
+        added.set_defaults(function=function)
+        if params:
+            added.add_argument("params", help="a file in params/ without its ending, or a path to one")
+            added.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+        return added
+
+    grid = verb("grid", _grid, "run everything of a params file that is not there yet, up to the report")
+    grid.add_argument("--cores", default="all", help="how many cores it may use (default: all)")
+    verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
+    keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
+    keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
+    clean = verb("clean-features", _clean, "list the features, boxes and corpora that no outputs name", params=False)
+    clean.add_argument("--remove", action="store_true", help="remove them")
+    given = parser.parse_args(words)
+    try:
+        return given.function(given)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _grid(given) -> int:
+    call = ["make", "--no-print-directory", "-C", ROOT, "grid", f"PARAMS={given.params}", f"CORES={given.cores}"]
+    return subprocess.run([*call, f"OVERRIDES={' '.join(given.overrides)}"]).returncode
+
+
+def _check(given) -> int:
+    from foalkit.params import load
+    from foalkit.report.check import check
+
+    differences, numbers = check(load(given.params, given.overrides))
+    print("\n".join(differences) or f"{numbers} numbers agree")
+    return 1 if differences else 0
+
+
+def _params(given) -> int:
+    from foalkit.params import load
+    from foalkit.params.keys import keys
+    from foalkit.params.merge import difference
+
+    p = load(given.params, given.overrides)
+    if given.diff:
+        other = load(given.diff)
+        hidden = {"name", "about", "outputs", "variants"}
+        changed = difference(p.model_dump(exclude=hidden), other.model_dump(exclude=hidden))
+        for key in changed:
+            ours, theirs = (_value(d, key) for d in (p.model_dump(), other.model_dump()))
+            print(f"{key}: {p.name} {ours} · {other.name} {theirs}")
+        return 0
+    for key in keys(p):
+        mark = "*" if key.set else " "
+        print(f"{mark} {key.key} = {json.dumps(key.value, ensure_ascii=False, default=str)}")
+        print(f"      {key.type}{f', default {key.default}' if key.default is not None else ''}: {key.meaning}")
+    print("* another value than the default")
+    return 0
+
+
+def _value(data: dict, key: str) -> str:
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return "–" if data is None else json.dumps(data, ensure_ascii=False, default=str)
+
+
+def _clean(given) -> int:
+    from foalkit.features.data import unnamed, while_nobody_prepares
+
+    outputs = ROOT / "outputs"
+    with while_nobody_prepares(outputs):
+        found = unnamed(outputs)
+        for path, size in found.items():
+            print(f"{size / 1e6:10.1f} MB  {path.relative_to(ROOT)}")
+            if given.remove:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    total = f"{len(found)} that no outputs name, {sum(found.values()) / 1e6:.1f} MB"
+    print(f"{total}: removed" if given.remove else f"{total}: foalkit clean-features --remove removes them" if found else total)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

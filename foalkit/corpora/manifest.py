@@ -1,0 +1,76 @@
+"""The manifest: one row per usable utterance, and the list of those left out with the reason."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+
+from foalkit import UserError
+from foalkit.params import Params
+from foalkit.params.load import expand
+from foalkit.params.schema import Corpus
+
+COLUMNS = {
+    "utterance": "unique id",
+    "speaker": "who speaks; never on two sides of a split",
+    "session": "IEMOCAP's session, or RAVDESS's actor",
+    "dialogue": "dialogue, or take for RAVDESS",
+    "kind": "improvised, scripted or acted",
+    "gender": "F or M",
+    "label": "the corpus's own label",
+    "emotion": "the class that label is mapped to",
+    "start": "seconds in the video file (without one, in the audio file)",
+    "end": "seconds in the same file (none: to its end, which preparing features finds out)",
+    "audio": "audio file of this utterance alone, relative to the corpus root",
+    "video": "video file, relative to the corpus root (empty: none)",
+    "crop": "the speaker's picture in the video: x, y, width, height in pixels (none: all of it)",
+    "face": "the speaker's face in the video: x, y, width, height in pixels (none: unknown)",
+}
+
+
+def corpus_root(params: Params) -> Path:
+    """The corpus folder, written first if it is the generated one and not there yet.
+
+    Raises UserError when the folder does not exist or its environment variable is not set.
+    """
+    root = expand(params.corpus_folder, "corpus.root")
+    if params.corpus.generate is not None:
+        puppets = import_module(f"foalkit.puppets.{params.corpus.reader}")
+        puppets.write_corpus(root, **params.corpus.generate.model_dump())
+    if not root.is_dir():
+        raise UserError(f"corpus.root: there is no folder {root}; lay the corpus out as the README says")
+    return root
+
+
+def read_manifest(corpus: Corpus, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The manifest (columns `COLUMNS`, sorted by utterance) and the table of turns left out (utterance, reason).
+
+    No recording is opened. Raises UserError when nothing usable is found, an id stands twice, or asserted counts do
+    not hold.
+    """
+    reader = import_module(f"foalkit.corpora.{corpus.reader}")
+    rows, left_out = reader.read(root)
+    table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "emotion"])
+    table.insert(table.columns.get_loc("label") + 1, "emotion", table["label"].map(corpus.labels))
+    unnamed = table[table["emotion"].isna()]
+    left_out += [
+        (u, f"label {label} is not among the classes")
+        for u, label in zip(unnamed["utterance"], unnamed["label"], strict=True)
+    ]
+    table = table[table["emotion"].notna()].sort_values("utterance", ignore_index=True)
+    if table.empty:
+        raise UserError(f"{root}: no utterance with a label of {sorted(corpus.labels)} was found")
+    twice = table["utterance"][table["utterance"].duplicated()]
+    if len(twice):
+        raise UserError(f"{root}: utterance {twice.iloc[0]} stands twice; remove one copy")
+    if getattr(corpus, "assert_counts", False):
+        reader.assert_counts(table)
+    return table, pd.DataFrame(sorted(left_out), columns=["utterance", "reason"])
+
+
+def counts(table: pd.DataFrame, classes: list[str], by: str = "session") -> pd.DataFrame:
+    """Utterances per class (columns) and session (rows), with totals."""
+    result = pd.crosstab(table[by], table["emotion"]).reindex(columns=classes, fill_value=0)
+    result.loc["all"] = result.sum()
+    result["all"] = result.sum(axis=1)
+    return result.rename_axis(columns=None)

@@ -1,0 +1,221 @@
+"""A params file's utterances and features: prepared once, shared by all params files that ask for the same."""
+
+import fcntl
+import json
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from foalkit import UserError
+from foalkit.corpora.manifest import corpus_root, read_manifest
+from foalkit.features import media
+from foalkit.features.build import build
+from foalkit.features.store import FeatureStore
+from foalkit.files import digest, file_digest, write_json, write_parquet
+from foalkit.params import Params
+from foalkit.params.schema import Clip
+from foalkit.progress import progress
+
+
+@dataclass(frozen=True)
+class Data:
+    """A params file's usable utterances and their features: what training reads."""
+
+    table: pd.DataFrame
+    """the manifest, less what had to be left out"""
+    left_out: pd.DataFrame
+    """utterance, reason"""
+    stores: dict[str, FeatureStore]
+    info: dict
+    """preprocess.json: digests, counts, ceilings, and where the features lie"""
+    classes: list[str]
+
+    def labels(self, utterances) -> np.ndarray:
+        """Class numbers `(N,)` in the order of the params' classes."""
+        emotion = self.table.set_index("utterance")["emotion"].loc[list(utterances)]
+        return emotion.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
+
+
+def open_data(params: Params, streams=None) -> Data:
+    """Manifest and features of a params file, prepared now if they are not there or their params changed.
+
+    `streams` limits what is loaded, not what is prepared. Stores that are read into memory are compared with the
+    digests they were written with; of mapped ones each utterance is when it is read. Raises UserError for a store that
+    is damaged, and for an outputs folder that holds the runs of other params.
+    """
+    claim(params)
+    folder = params.folder
+    if not _prepared(params):
+        return prepare(params)
+    data = Data(
+        pd.read_parquet(folder / "manifest.parquet"),
+        pd.read_parquet(folder / "left_out.parquet"),
+        {s: FeatureStore(params.features_folder / params.store_name(s)) for s in (params.features if streams is None else streams)},
+        json.loads((folder / "preprocess.json").read_text(encoding="utf-8")),
+        params.corpus.classes,
+    )
+    for store in data.stores.values():
+        if store.in_memory:
+            store.verify()
+    return data
+
+
+def prepare(params: Params) -> Data:
+    """Read the corpus, build every stream's features (only where a key changed) and write preprocess.json last.
+
+    A bad utterance is listed with its reason and left out of all streams, so that every variant is tested on
+    the same utterances.
+    """
+    claim(params)
+    folder = params.folder
+    with _lock(params.features_folder / ".used", shared=True), _lock(folder / ".prepare"):
+        root = corpus_root(params)
+        table, left_out = read_manifest(params.corpus, root)
+        table, bad = with_lengths(table, root)
+        stores = {}
+        digests = _media_digests(root, table, params)
+        for stream in params.features:
+            with _lock(params.features_folder / f"{params.store_name(stream)}.lock"):
+                stores[stream], failed = build(params, stream, table, root, digests)
+            for utterance, reason in failed.items():
+                bad.setdefault(utterance, f"{stream}: {reason}")
+        table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
+        if table.empty:
+            raise UserError(f"{root}: no utterance is left; the first reason: {next(iter(bad.values()))}")
+        left_out = pd.concat(
+            [left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])], ignore_index=True
+        )
+        card = root / "card.json"
+        counts = table["emotion"].value_counts().reindex(params.corpus.classes).fillna(0).astype(int)
+        info = {
+            "params_digest": params.data_digest,
+            "corpus": str(root),
+            "manifest_digest": digest(table.to_dict("list")),
+            "utterances": len(table),
+            "left_out": len(left_out),
+            "counts": counts.to_dict(),
+            "clip": params.clip.model_dump(),
+            "longer_than_clip": _longer_than_clip(table, params.clip),
+            "features": {s: {"store": store.folder.name, **store.info} for s, store in stores.items()},
+            "ceilings": json.loads(card.read_text(encoding="utf-8")).get("ceilings") if card.exists() else None,
+        }
+        write_parquet(folder / "manifest.parquet", table)
+        write_parquet(folder / "left_out.parquet", left_out)
+        write_json(folder / "preprocess.json", info)
+    return Data(table, left_out, stores, info, params.corpus.classes)
+
+
+def claim(params: Params) -> None:
+    """Make the outputs folder these params' own; raises UserError where it holds the runs of other params."""
+    file = params.folder / "params.json"
+    if file.exists():
+        holds = json.loads(file.read_text(encoding="utf-8"))["name"]
+        if holds != params.name:
+            raise UserError(
+                f"outputs: {params.folder} holds the runs of {holds}, these are {params.name}: choose another folder"
+            )
+    else:
+        write_json(file, {"name": params.name, "differs": params.differs})
+
+
+def unnamed(outputs: Path) -> dict[Path, int]:
+    """What no preprocess.json below `outputs` names, and its size in bytes: stores, face boxes, generated corpora.
+
+    Raises UserError while features are being prepared.
+    """
+    features, named, roots, boxes = outputs / "features", {".used"}, set(), set()
+    for file in outputs.glob("*/preprocess.json"):
+        info = json.loads(file.read_text(encoding="utf-8"))
+        named |= {f["store"] for f in info["features"].values()}
+        roots.add(info["corpus"])
+    for store in named:
+        if (features / store / "index.parquet").exists():
+            boxes |= set(FeatureStore(features / store).boxes.values())
+    found = [f for f in sorted(features.glob("*")) if f.is_dir() and f.name not in {*named, "face_boxes"}]
+    found += [f for f in sorted(features.glob("face_boxes/*.npy")) if f.stem not in boxes]
+    found += [f for f in sorted((outputs / "corpora").glob("*")) if f.is_dir() and str(f) not in roots]
+    return {f: sum(part.stat().st_size for part in [f, *f.rglob("*")] if part.is_file()) for f in found}
+
+
+@contextmanager
+def while_nobody_prepares(outputs: Path) -> Iterator[None]:
+    """Keep every preparation of features below `outputs` waiting; raises UserError while one is running."""
+    with _lock(outputs / "features" / ".used", wait=False):
+        yield
+
+
+def _prepared(params: Params) -> bool:
+    """Whether preprocess.json is of these params and names the stores that are there."""
+    try:
+        info = json.loads((params.folder / "preprocess.json").read_text(encoding="utf-8"))
+        if info["params_digest"] != params.data_digest:
+            return False
+        for stream in params.features:
+            store = json.loads((params.features_folder / params.store_name(stream) / "store.json").read_text(encoding="utf-8"))
+            if store["digest"] != info["features"][stream]["digest"]:  # another params file has built it anew
+                return False
+    except (FileNotFoundError, ValueError, KeyError):  # or not whole: prepared again, which says so of a store
+        return False
+    return True
+
+
+def with_lengths(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table with the ends that its reader does not know, from the files' headers, and what has none."""
+    ends, bad, unknown = table["end"].to_dict(), {}, table[table["end"].isna()]
+    for at, turn in progress(unknown.to_dict("index").items(), "lengths") if len(unknown) else ():
+        try:
+            ends[at] = media.seconds(root / (turn["video"] or turn["audio"]))
+        except media.MediaError as error:
+            bad[turn["utterance"]] = str(error)
+    table = table.assign(end=pd.Series(ends, dtype=float))
+    return table[~table["utterance"].isin(bad)].reset_index(drop=True), bad
+
+
+def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:
+    """How many utterances are cut."""
+    return 0 if clip.part == "all" else int((table["end"] - table["start"] > clip.seconds).sum())
+
+
+def _media_digests(root: Path, table: pd.DataFrame, params: Params) -> dict[str, str]:
+    """SHA-256 per media file, remembered by size and time of change so that a corpus is hashed once."""
+    if set(params.kinds.values()) == {"numbers"}:
+        return {}
+    files = sorted({f for column in ("audio", "video") for f in table[column].unique() if f})
+    cache = params.features_folder / f"media-{digest(str(root))}.parquet"
+    with _lock(cache.with_suffix(".lock")):
+        known = {}
+        if cache.exists():
+            known = {(r.file, r.size, r.changed): r.digest for r in pd.read_parquet(cache).itertuples()}
+        rows = []
+        for file in progress(files, "media digests"):
+            stat = (root / file).stat()
+            found = known.get((file, stat.st_size, stat.st_mtime_ns))
+            rows.append((file, stat.st_size, stat.st_mtime_ns, found or file_digest(root / file)))
+        write_parquet(cache, pd.DataFrame(rows, columns=["file", "size", "changed", "digest"]))
+    return {file: value for file, _, _, value in rows}
+
+
+@contextmanager
+def _lock(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of this file, alone or with other `shared` holders; a second one waits and then finds the work done.
+
+    Raises UserError where it is taken and not to be waited for.
+    """
+    if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
+        raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(f"{file.parent}: features are being prepared; try again when that is done") from None
+            print(f"waiting for another process that prepares {file.stem}")
+            fcntl.flock(handle, how)
+        yield

@@ -1,0 +1,220 @@
+"""From a manifest row to features: which file, range and region, through which encoder."""
+
+import os
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from foalkit.features import media
+from foalkit.features.encoders import make_encoder
+from foalkit.features.store import FULL_SCALE
+from foalkit.files import digest, file_digest
+from foalkit.params import Params
+
+FILE = {"sound": "audio", "picture": "video"}  # the manifest's column of each kind's file
+TO_SORT = 64  # clips of sound that are sorted by length into batches; so many turns at most share frames
+
+
+class Reader:
+    """From a manifest row to features: which file, range and region, through which encoder."""
+
+    def __init__(self, params: Params, stream: str, root: Path, digests: dict[str, str]):
+        self.root, self.spec, self.clip = root, params.features[stream], params.clip
+        self.kind = self.spec.kind
+        self.encoder = make_encoder(self.spec, params.weights_folder, f"features.{stream}")
+        self.digests = digests  # of the media files
+        self.found: dict[str, float] = {}  # by utterance, as FeatureStore's
+        self.notes: dict[str, str] = {}
+        self.boxes: dict[str, str] = {}  # by utterance, the key of its face's boxes
+        self.boxes_folder = params.features_folder / "face_boxes"
+        self.width, self.identity = self.encoder.width, self.encoder.identity
+        self.dtype = getattr(self.encoder, "stored_as", "float16")
+        # a light encoder runs on each core; a large model has all of them, or a GPU, and is handed decoded clips
+        self.large = getattr(self.spec, "model", "small") != "small"
+        self.seconds = {"decode": 0.0, "preprocess": 0.0, "model": 0.0, "write": 0.0}
+        self._clock = threading.Lock()
+
+    def groups(self, rows: list[dict]) -> list[list[dict]]:
+        """Rows that go through the encoder together, in order: overlapping turns that show one part of one film.
+
+        For sound, as many as its batches are sorted from.
+        """
+        if getattr(self.encoder, "together", 1) > 1:
+            return [rows[first : first + TO_SORT] for first in range(0, len(rows), TO_SORT)]
+        groups, until, last = [], 0.0, None
+        for row in rows:
+            start, end = self._range(row)
+            shown = (row["video"], _ints(row["crop"]), _ints(row["face"])) if self._shares else None
+            if shown is None or shown != last or start >= until or len(groups[-1]) == TO_SORT:
+                groups.append([])
+                until = end
+            groups[-1].append(row)
+            until, last = max(until, end), shown
+        return groups
+
+    @property
+    def _shares(self) -> bool:
+        return self.kind == "picture" and hasattr(self.encoder, "many")
+
+    @contextmanager
+    def _timed(self, part: str):
+        start = time.monotonic()
+        yield
+        with self._clock:
+            self.seconds[part] += time.monotonic() - start
+
+    def key(self, row: dict) -> str:
+        """A digest of all that the row's features depend on."""
+        parts = {"encoder": self.identity, "dtype": self.dtype}
+        if self.kind == "numbers":
+            file = self.encoder.file(row)
+            return digest({**parts, "file": file_digest(file) if file.exists() else None})
+        file = row[FILE[self.kind]]  # none: left out when it is read
+        parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
+        if self.kind == "picture":
+            parts |= {"region": self.spec.region, "every": self._every}
+            parts |= (
+                {"face": self._face_key(row)}
+                if self._looks_for_face(row)
+                else {"box": _ints(row[self._column])}
+            )
+        return digest(parts)
+
+    def _face_key(self, row: dict) -> str:
+        """A digest of all that the row's detected faces depend on."""
+        from foalkit.features import faces
+
+        parts = {
+            "media": self.digests.get(row["video"]),
+            "range": self._range(row),
+            "crop": _ints(row["crop"]),
+        }
+        return digest({**parts, "decoder": media.DECODER, **faces.IDENTITY})
+
+    def __call__(self, row: dict) -> np.ndarray:
+        """One row's features as they are stored; raises UserError for what cannot be read."""
+        return self.encode([row], [self.load(row)])[0]
+
+    def encode(self, rows: list[dict], clips: list[np.ndarray]) -> list[np.ndarray]:
+        """Features as they are stored, of the clips that `load` gave."""
+        with self._timed("model"):
+            if self.kind == "numbers":
+                made = clips
+            elif hasattr(self.encoder, "many"):
+                made = self.encoder.many(clips)
+            else:
+                made = [self.encoder(clip) for clip in clips]
+        return [self._packed(features, row) for row, features in zip(rows, made, strict=True)]
+
+    def load(self, row: dict) -> np.ndarray:
+        """One row's samples, frames or imported features; raises UserError for what cannot be read."""
+        if self.kind == "numbers":
+            with self._timed("decode"):
+                return self.encoder.read(row)
+        if not row[FILE[self.kind]]:
+            raise media.MediaError(f"{row['utterance']}: has no {FILE[self.kind]} file")
+        file = self.root / row[FILE[self.kind]]
+        start, end = self._range(row)
+        if self.kind == "sound":
+            with self._timed("decode"):
+                rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
+                clip = media.read_audio(file, start, end, rate=rate)
+            if note := getattr(self.encoder, "note", lambda _: None)(clip):
+                self.notes[row["utterance"]] = f"{file.name}: {note}"
+        elif self._looks_for_face(row):
+            with self._timed("preprocess"):  # decoding along the way
+                clip = self._faces(row, file, start, end)
+        else:
+            box = _ints(row[self._column])
+            if self.spec.region == "face":
+                box = media.square(box)
+            with self._timed("decode"):
+                size = self.encoder.size
+                clip = media.read_frames(file, start, end, crop=box, size=size, every=self._every)
+            if pick := self._pick:
+                clip = clip[pick(len(clip))]
+        return clip
+
+    @property
+    def _every(self) -> int:
+        return getattr(self.spec, "every", 1)
+
+    @property
+    def _pick(self):
+        """The encoder's own choice among a clip's frames, None where it has none."""
+        return getattr(self.encoder, "pick", None)
+
+    def _looks_for_face(self, row: dict) -> bool:
+        """Whether the face must be looked for: the manifest does not say where it is."""
+        return self.spec.region == "face" and row["face"] is None
+
+    def _faces(self, row: dict, file: Path, start: float, end: float) -> np.ndarray:
+        """The detected face in each frame, `(T, size, size, 3)`; the boxes are kept for other streams of faces."""
+        from foalkit.features import faces
+
+        crop = _ints(row["crop"])
+        key = self._face_key(row)
+        self.boxes[row["utterance"]] = key
+        kept = self.boxes_folder / f"{key}.npy"
+        if kept.exists():
+            boxes, found = np.split(np.load(kept), [4], axis=1)
+        else:
+            boxes, found = faces.track(media.iter_frames(file, start, end, crop=crop))
+            self.boxes_folder.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_name(f".{key}.{os.getpid()}-{threading.get_ident()}")
+            with partial.open("wb") as handle:
+                np.save(handle, np.column_stack([boxes, found]))
+            os.replace(partial, kept)
+        if not found.any():
+            raise media.MediaError(f"{file.name}: no face found in any of its {len(found)} frames")
+        self.found[row["utterance"]] = float(found.mean())
+        boxes = boxes[:: self._every]
+        wanted = self._pick(len(boxes)) if self._pick else np.arange(len(boxes))
+        pictures = media.iter_frames(file, start, end, crop=crop, every=self._every)
+        cuts = {
+            i: faces.cut(p, box, self.encoder.size)
+            for i, (p, box) in enumerate(zip(pictures, boxes, strict=True))
+            if i in wanted
+        }
+        return np.stack([cuts[i] for i in wanted])
+
+    def _range(self, row: dict) -> tuple[float, float]:
+        """The same moment in both files: an audio file begins with its utterance, a video file need not."""
+        length = row["end"] - row["start"]
+        start, end = self.clip.window(length)
+        if getattr(self.spec, "seconds", None) is not None:  # it says itself which part
+            start, end = self.spec.start, self.spec.start + self.spec.seconds
+        if self.kind == "sound":
+            return start, end
+        return row["start"] + start, min(row["end"], row["start"] + end)
+
+    def one_thread_each(self) -> None:
+        """Called in each worker thread, so that the workers' matrix products do not share out the same cores."""
+        if hasattr(self.encoder, "model"):  # a network of PyTorch's
+            import torch
+
+            torch.set_num_threads(1)
+
+    def _packed(self, features: np.ndarray, row: dict) -> np.ndarray:
+        """Features as they are stored; raises MediaError for those that fp16 cannot hold."""
+        if self.dtype == "uint8":
+            return features
+        if self.dtype == "int16":
+            return np.rint(features * FULL_SCALE).clip(-32767, 32767).astype(np.int16)
+        with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
+            features = features.astype(np.float16)
+        if not np.isfinite(features).all():
+            file = self.encoder.file(row) if self.kind == "numbers" else Path(row[FILE[self.kind]])
+            raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
+        return features
+
+    @property
+    def _column(self) -> str:
+        return "face" if self.spec.region == "face" else "crop"
+
+
+def _ints(box) -> media.Box | None:
+    return None if box is None else tuple(map(int, box))

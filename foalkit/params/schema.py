@@ -1,0 +1,450 @@
+"""The models of a params file: everything that a run depends on, each key with its meaning."""
+
+import math
+import typing
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from foalkit import ROOT, UserError
+from foalkit.files import digest
+from foalkit.params.encoders import Device, Features, Kind, Precision, WavLMWeights
+from foalkit.params.errors import unknown, validate
+from foalkit.params.merge import put, without_nulls
+from foalkit.params.strict import Count, Name, Share, Strict
+
+Protocol = Literal["honest", "published"]
+Preset = Literal["ours", "paper", "code"]
+Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
+
+
+class Puppets(Strict):
+    """The generated corpus in IEMOCAP's layout (foalkit.puppets.iemocap)."""
+
+    seed: int = 1
+    """another seed, another corpus"""
+    turns_per_session: int = Field(90, ge=8)
+    """labelled turns of each of the five sessions"""
+
+
+class PuppetTakes(Strict):
+    """The generated corpus in RAVDESS's layout (foalkit.puppets.ravdess)."""
+
+    seed: int = 1
+    """another seed, another corpus"""
+    takes_per_actor: int = Field(12, ge=4, le=28)
+    """takes of each actor"""
+    actors: int = Field(24, ge=1, le=24)
+    """how many actors there are"""
+
+
+class Recordings(Strict):
+    """Where the recordings lie, and which label means which class."""
+
+    printed: ClassVar[tuple[str, int] | None] = (
+        None  # the corpus's name in params/published.yaml, and the classes there
+    )
+    root: str = ""
+    """the corpus's folder, in the project or absolute; $NAME is taken from the environment; needless if generated"""
+    labels: dict[str, str]
+    """the corpus's label → class; utterances of other labels are left out"""
+    classes: list[str] = Field(min_length=2)
+    """the classes in the order of the logits"""
+
+    @model_validator(mode="after")
+    def _is_whole(self):
+        if set(self.labels.values()) != set(self.classes):
+            raise ValueError(f"labels map to {sorted(set(self.labels.values()))}, classes are {self.classes}")
+        if not self.root and self.generate is None:
+            raise ValueError("root: say where the recordings lie")
+        return self
+
+    @property
+    def recordings(self) -> dict:
+        """Which recordings these are, wherever a generated corpus lies."""
+        own = {"generate": self.generate.model_dump()} if self.generate else {"root": self.root}
+        return {"reader": self.reader, **own}
+
+
+class Iemocap(Recordings):
+    """IEMOCAP's layout: label files, sentence wavs and split-screen dialogue videos."""
+
+    printed: ClassVar = ("IEMOCAP", 4)
+    reader: Literal["iemocap"]
+    generate: Puppets | None = None
+    """the puppets that are written in this layout where nothing lies yet; null: real recordings"""
+    assert_counts: bool = False
+    """the real IEMOCAP: stop unless the counts are those of the literature"""
+
+
+class Ravdess(Recordings):
+    """RAVDESS's layout: a file per take and modality, named by its seven fields."""
+
+    printed: ClassVar = ("RAVDESS", 8)
+    reader: Literal["ravdess"]
+    generate: PuppetTakes | None = None
+    """the puppets that are written in this layout where nothing lies yet; null: real recordings"""
+
+
+# who reads the recordings: the module of that name in foalkit.corpora (and foalkit.puppets, where it is generated)
+Corpus = Annotated[Iemocap | Ravdess, Field(discriminator="reader")]
+
+
+class Clip(Strict):
+    """The part of an utterance that is used."""
+
+    seconds: float = Field(6.0, gt=0)
+    """how long at most (paper: 6 s)"""
+    part: Literal["first", "centre", "all"] = "first"
+    """its first seconds, its central ones, or all of it"""
+
+    def window(self, length: float) -> tuple[float, float]:
+        """From where to where an utterance of `length` seconds is used, in seconds from its start."""
+        if self.part == "all":
+            return 0.0, math.inf
+        start = round(max(0.0, length - self.seconds) / 2, 4) if self.part == "centre" else 0.0
+        return start, start + self.seconds
+
+
+class Input(Strict):
+    """What stands between a stream's features and the fusion."""
+
+    kind: Literal["none", "linear", "conv"]
+    """nothing, a linear layer, or 1-D convolutions over time"""
+    width: Count | None = None
+    """numbers per frame that come out; null: as many as enter (kind none)"""
+    layers: Count = 3
+    """convolutions"""
+    stride: Count = 4
+    """frames that enter for one that comes out, a power of two"""
+    kernel: Count = 5
+    """frames that a convolution sees"""
+    dropout: Share = 0.1
+    """after each convolution"""
+
+
+class FineTuned(WavLMWeights):
+    """A WavLM (transformers) trained with the rest on the `waveform` feature, its CNN front end frozen."""
+
+    kind: Literal["wavlm"]
+    normalise: bool = False
+    """zero mean and unit deviation per clip; the released code does not"""
+    checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, a third more time"""
+
+
+class Model(Strict):
+    """Foal-Net's sizes (paper section 2 and released code)."""
+
+    layers: Count = 2
+    """layers of each cross-attention stack"""
+    heads: Count = 4
+    """attention heads; they divide the streams' widths"""
+    dropout: Share = 0.1
+    """in the fusion"""
+    projection_dim: Count = 512
+    """width of AVEL's space"""
+    projection_dropout: Share = 0.5
+    """in AVEL's projections"""
+    inputs: dict[Name, Annotated[Input | FineTuned, Field(discriminator="kind")]] = {}
+    """the input layer of each stream that has one"""
+
+
+class CfnSr(Strict):
+    """CFN-SR's switches (spec sections 3 and 6); the stem sizes follow the `frames` and `mfcc` features."""
+
+    block: bool = True
+    """the cross-modal block; without it the branches are only spliced"""
+    residual: bool = True
+    """add the video branch to what the block makes of it"""
+    batch_summed_attention: bool = False
+    """the released code's maps, summed over the batch"""
+    crop: tuple[float, float] = (0.8, 1.4)
+    """the random crop's share of the picture; above 1 it is the whole"""
+    flip: Share = 0.5
+    """chance that a clip is mirrored"""
+
+
+class Loss(Strict):
+    """L = cross-entropy + avel · L_AVEL + mem · L_MEM, with the ledger's rows 1-4."""
+
+    avel: float = Field(1.0, ge=0)
+    """weight of L_AVEL (ledger 4)"""
+    mem: float = Field(0.1, ge=0)
+    """weight of L_MEM (ledger 4)"""
+    hard_negatives: Literal["argmax", "multinomial"] = "argmax"
+    """MEM's negative: the most similar (paper), or drawn (released code) (ledger 1)"""
+    temperature: float = Field(2.659, gt=0)
+    """AVEL's divisor at the start (ledger 2)"""
+    learn_temperature: bool = True
+    """whether it is trained with the rest"""
+    temperature_range: tuple[float, float] | None = None
+    """limits that a learned one is kept in, as ALBEF's 0.001 to 0.5 (ledger 2); null: none"""
+    normalise_targets: bool | Literal["matched"] = False
+    """divide AVEL's targets by the row's positives (ledger 3); see losses.avel"""
+
+    @model_validator(mode="after")
+    def _temperature_in_range(self):
+        low, high = self.temperature_range or (self.temperature, self.temperature)
+        if not 0 < low <= self.temperature <= high:
+            raise ValueError(f"temperature {self.temperature} is not in temperature_range [{low}, {high}]")
+        return self
+
+
+class Training(Strict):
+    """The loop. CPU runs with the same params, seed and `threads` give the same bytes on one machine."""
+
+    epochs: Count = 40
+    """passes over the training side"""
+    batch: int = Field(64, ge=2)
+    """clips that one step sees, over all processes"""
+    micro_batch: Count | None = None
+    """clips at once through the input layers; the losses see the whole batch all the same; null: all"""
+    processes: Count = 1
+    """GPUs (or CPU processes) that share a batch"""
+    local_batch: int | None = Field(None, ge=2)
+    """losses on such shares of the batch, gathered without gradient (ledger 5); null: on the whole batch"""
+    lr: float = Field(1e-4, gt=0)
+    """AdamW's learning rate"""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's weight decay; 0: Adam"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: to 0 after a warm-up of 5 % of the steps (ledger 7)"""
+    sampler: Literal["balanced", "shuffle"] = "balanced"
+    """drawn by inverse class frequency with replacement, or every clip once an epoch (ledger 11)"""
+    positive_pass: Literal["shared", "separate"] = "shared"
+    """the released code fuses the positives twice (ledger 10)"""
+    standardise: list[Name] = []
+    """streams brought to zero mean, unit deviation per feature, from training utterances"""
+    device: Device = "auto"
+    """where it runs; auto: a GPU where there is one"""
+    precision: Precision = "fp32"
+    """the arithmetic of the forward pass"""
+    threads: Count = 1
+    """CPU threads of a run"""
+    job: Literal["fold", "folds"] = "fold"
+    """what a job of the grid trains of a variant: one fold, or all folds in turn"""
+
+
+class Folds(Strict):
+    """Which groups are held out: IEMOCAP's sessions one by one, or RAVDESS's actors by the list."""
+
+    by: Literal["session", "speaker"] = "session"
+    """the manifest's column that the groups name"""
+    groups: list[list[str]] = Field(min_length=2)
+    """the sessions or speakers that each fold holds out"""
+    published: Count | None = None
+    """how many of them the published protocol tests, where that is not all: the rest is always trained on"""
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self):
+        if (self.published or 0) > len(self.groups):
+            raise ValueError(f"published: {self.published} of {len(self.groups)} groups")
+        return self
+
+
+class Variant(Strict):
+    """One row of the ablation: the question it answers, its streams, and what it sets."""
+
+    question: str
+    """what the row answers, in plain words"""
+    label: str
+    """its name in tables and figures"""
+    modality: str
+    """A, V or A+V"""
+    streams: list[Name] = Field(min_length=1)
+    """the features that it reads; the first one asks and is asked as the paper's audio"""
+    network: Literal["foal-net", "cfn-sr"] = "foal-net"
+    """whose one- or two-stream network the streams enter"""
+    starts_from: list[Name] = []
+    """the variants whose runs of the same fold and seed give the first weights"""
+    set: dict[str, Any] = {}
+    """settings of its own, by dotted key"""
+    published: dict[str, tuple[float | None, float | None]] = {}
+    """method → (UA, WA) in percent, as printed; null: not printed"""
+    note: str = ""
+    """what a reader of the row must know"""
+    ledger: int | None = None
+    """the ledger's row it belongs to: it is compared with foal-net, and was never printed"""
+
+
+class LedgerRow(Strict):
+    """Where paper and released code part (params/ledger.yaml): what each says, and the settings that realise it."""
+
+    topic: str
+    paper: str
+    code: str
+    ours: str
+    set: dict[Preset, dict[str, Any]] = {}
+    variants: dict[Name, dict[str, Any]] = {}
+    see: str = ""
+    """where the report answers a row without a switch"""
+
+
+class PublishedRow(Strict):
+    """A printed result (params/published.yaml): UA and WA (accuracy) in percent, and how the epoch was chosen."""
+
+    system: str
+    year: int | None = None
+    """null: our own"""
+    corpus: str
+    modality: str
+    ua: float | None = Field(None, ge=0, le=100)
+    wa: float | None = Field(None, ge=0, le=100)
+    protocol: Selected
+    folds: str = ""
+    parameters: float | None = Field(None, gt=0)
+    """millions"""
+    source: str
+    note: str = ""
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _known_protocol(cls, value):
+        if value not in typing.get_args(Selected):
+            raise ValueError(unknown("protocol", str(value), typing.get_args(Selected)))
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_number(self):
+        if self.ua is None and self.wa is None and not self.note:
+            raise ValueError("neither ua nor wa, and no note that says why")
+        return self
+
+
+class Params(Strict):
+    """Everything a run depends on; unknown keys are errors that name the nearest valid one."""
+
+    name: str
+    """the file's name"""
+    about: str
+    """what it is for"""
+    ledger: Preset = "ours"
+    """the column of the ledger whose settings stand under those that the file writes"""
+    outputs: str
+    """the folder that runs and report are written to, in the project or absolute"""
+    corpus: Corpus
+    clip: Clip = Clip()
+    features: dict[Name, Features] = Field(min_length=1)
+    """the streams by name"""
+    folds: Folds
+    model: Model = Model()
+    cfn_sr: CfnSr = CfnSr()
+    loss: Loss = Loss()
+    training: Training = Training()
+    seeds: list[int] = Field([0], min_length=1)
+    """each run once for each of them"""
+    ablation: dict[Protocol, list[Name]]
+    """the rows under each protocol, in the order of the report"""
+    variants: dict[Name, Variant]
+    """the rows by name; params/variants.yaml has those of the papers"""
+    differs: dict[str, Any] = Field({}, exclude=True)
+    """set by the overrides, not by a file: what they change, by dotted key"""
+
+    @model_validator(mode="after")
+    def _names_exist(self):
+        for protocol, names in self.ablation.items():
+            for name in names:
+                if name not in self.variants:
+                    raise ValueError(f"ablation.{protocol}: {unknown('variant', name, self.variants)}")
+                if self.variants[name].ledger and "foal-net" not in names:
+                    raise ValueError(f"ablation.{protocol}: {name} is compared with foal-net, so add that")
+                for start in self.variants[name].starts_from:
+                    if start not in names:
+                        raise ValueError(f"ablation.{protocol}: {name} starts from {start}, so add that")
+                for stream in self.variants[name].streams:
+                    if stream not in self.features:
+                        raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
+        # a base's setting for a stream that was dropped does no harm, a misspelt name does
+        known = {*self.features, *(s for v in self.variants.values() for s in v.streams)}
+        for key, streams in {
+            "training.standardise": self.training.standardise,
+            "model.inputs": self.model.inputs,
+        }.items():
+            for stream in streams:
+                if stream not in known:
+                    raise ValueError(f"{key}: {unknown('stream', stream, sorted(known))}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The outputs folder of this params file, absolute."""
+        return ROOT / self.outputs
+
+    @property
+    def features_folder(self) -> Path:
+        """Where the features lie, shared by all params files whose outputs lie side by side."""
+        return self.folder.parent / "features"
+
+    @property
+    def weights_folder(self) -> Path:
+        """Where networks with seeded random weights (`model: small`) lie, shared likewise."""
+        return self.folder.parent / "weights"
+
+    @property
+    def corpus_folder(self) -> str:
+        """`corpus.root`, or where the generated corpus lies, shared likewise."""
+        made = self.corpus.recordings
+        return self.corpus.root or str(
+            self.folder.parent / "corpora" / f"{made['reader']}-{digest(made)[:8]}"
+        )
+
+    @property
+    def data_digest(self) -> str:
+        """A digest of everything that shapes manifest and features."""
+        return digest([self._corpus, self.model_dump(include={"clip", "features"})])
+
+    @property
+    def _corpus(self) -> dict:
+        return {**self.corpus.model_dump(exclude={"root", "generate"}), **self.corpus.recordings}
+
+    def store_name(self, stream: str) -> str:
+        """A stream's folder below `features_folder`, the same for all params that ask for the same features."""
+        spec = self.features[stream]
+        # not how the classes are called or ordered: which labels are read decides which utterances there are
+        asked = {
+            **self.corpus.recordings,
+            "labels": sorted(self.corpus.labels),
+            "clip": self.clip.model_dump(),
+        }
+        asked["encoder"] = spec.model_dump(exclude={"device", "batch", "summary"})
+        return f"{spec.encoder}-{digest(asked)}"
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """What each stream is made of: sound, picture or numbers."""
+        return {stream: spec.kind for stream, spec in self.features.items()}
+
+    def fold_numbers(self, protocol: str) -> range:
+        """The folds that a protocol tests, counted from 1."""
+        every = len(self.folds.groups)
+        return range(1, 1 + (self.folds.published or every if protocol == "published" else every))
+
+    def never_tested(self, protocol: str) -> list[str]:
+        """The sessions or speakers that no fold of the protocol tests (`folds.published`): its number is not whole."""
+        return [g for group in self.folds.groups[len(self.fold_numbers(protocol)) :] for g in group]
+
+    def digest(self, variant: str) -> str:
+        """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
+        p = self.for_variant(variant)
+        own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}[p.variants[variant].network]
+        kept = p.model_dump(include={"clip", "folds", "training", *own})
+        kept["corpus"] = p._corpus
+        kept["network"] = p.variants[variant].network
+        kept["starts_from"] = {v: self.digest(v) for v in p.variants[variant].starts_from}
+        kept["streams"] = {s: p.features[s].model_dump() for s in p.variants[variant].streams}
+        return digest(kept)
+
+    def for_variant(self, variant: str) -> "Params":
+        """The params with the variant's own settings applied.
+
+        Raises UserError for an unknown variant, naming the nearest.
+        """
+        if variant not in self.variants:
+            raise UserError(unknown("variant", variant, self.variants))
+        data = self.model_dump()
+        for key, value in self.variants[variant].set.items():
+            put(data, key, value, where=f"variant {variant}")
+        changed = validate(Params, without_nulls(data), f"variant {variant}")
+        return changed.model_copy(update={"differs": self.differs})

@@ -1,0 +1,16 @@
+"""The base of all settings: frozen, an unknown key is an error, and every key says what it means."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# what may stand in a file's name, a shell line and a page's address as it is
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Strict(BaseModel):
+    """Settings: frozen; an unknown key is an error. A field's docstring is its meaning in `foalkit params`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,0 +1,167 @@
+"""What a report prints against what its records and predictions give: every number computed again and compared."""
+
+import csv
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from foalkit import UserError
+from foalkit.params import Params
+from foalkit.report.page import write_report
+from foalkit.results import records
+from foalkit.results.variants import variant_result, write_five_fold
+
+
+def check(params: Params) -> tuple[list[str], int]:
+    """Compare what stands in outputs/<params>/ with the same files computed again from records and predictions.
+
+    Returns a line per difference (what, printed, recomputed) and the number of numbers compared: each run's scores,
+    every text and table cell of report.html, tables/ and five_fold/. Raises UserError where a run or the report is
+    missing.
+    """
+    if not (params.folder / "report.html").exists():
+        raise UserError(f"{params.name}: no report.html; run 04_ablation first")
+    wanted = [(protocol, variant) for protocol, variants in params.ablation.items() for variant in variants]
+    kept = [f.stem.partition("-")[::2] for f in sorted((params.folder / "five_fold").glob("*.json"))]
+    others = [(p, v) for p, v in kept if (p, v) not in wanted]  # 03_five_fold serves other variants too
+    runs = [r for row in wanted + others for r in records.read_runs(params, *row)]
+    differences = [line for run in runs for line in _check_scores(params, run)]
+    numbers = sum(2 * len(run["scores"]) for run in runs)
+    if differences:  # tables of such runs mean nothing
+        return differences, numbers
+    results = [variant_result(params, *row) for row in wanted]
+    with tempfile.TemporaryDirectory() as folder:
+        for result in [*results, *(variant_result(params, *row) for row in others)]:
+            write_five_fold(params, result, Path(folder))
+        write_report(params, results, Path(folder))
+        for file in sorted(f for f in Path(folder).rglob("*") if f.suffix in _READERS):
+            name = file.relative_to(folder)
+            if not (params.folder / name).exists():
+                differences.append(f"{name}: not there")
+                continue
+            again, printed = _texts(file), _texts(params.folder / name)
+            numbers += sum(len(re.findall(r"(?<![\w.])\d+(\.\d+)?(?![\w.])", t)) for t in again.values())
+            differences += [
+                f"{name}: {where}: printed {_around(a, b)}, recomputed {_around(b, a)}"
+                for where in {**again, **printed}
+                if (a := printed.get(where, "")) != (b := again.get(where, ""))
+            ]
+    return differences, numbers
+
+
+def _check_scores(params: Params, run: dict) -> list[str]:
+    """UA and WA of a run counted anew from its predictions, against its record."""
+    name = run["folder"].relative_to(params.folder).as_posix()
+    try:
+        predictions = records.read_predictions(run["folder"])
+    except UserError as error:
+        return [str(error)]
+    lines = []
+    for rule, scores in run["scores"].items():
+        part = predictions.query("split == 'test' and epoch == @scores['epoch']")
+        right = part["true"] == part.filter(like="logit_").to_numpy().argmax(1)
+        again = {"ua": right.groupby(part["true"]).mean().mean(), "wa": right.mean()}
+        lines += [
+            f"{name}: {metric.upper()}, epoch by {rule}: printed {scores[metric]:.6f}, recomputed {value:.6f}"
+            for metric, value in again.items()
+            if not abs(value - scores[metric]) < 1e-9  # a missing epoch gives NaN, which is a difference
+        ]
+    return lines
+
+
+def _texts(file: Path) -> dict[str, str]:
+    """{place: text} of a printed file."""
+    return _READERS[file.suffix](file.read_text(encoding="utf-8"))
+
+
+def _html_texts(text: str) -> dict[str, str]:
+    page = _Page()
+    page.feed(text)
+    return page.found
+
+
+def _csv_texts(text: str) -> dict[str, str]:
+    header, *rows = [*csv.reader(text.splitlines())] or [[]]
+    return {
+        f"row {n}, {column}": cell
+        for n, row in enumerate(rows, 1)
+        for column, cell in zip(header, row, strict=False)
+    }
+
+
+def _json_texts(text: str) -> dict[str, str]:
+    try:
+        return dict(_leaves(json.loads(text)))
+    except ValueError:
+        return {"the whole file": text}
+
+
+def _tex_texts(text: str) -> dict[str, str]:
+    return {f"line {n}": line for n, line in enumerate(text.splitlines(), 1)}
+
+
+_READERS = {".html": _html_texts, ".csv": _csv_texts, ".json": _json_texts, ".tex": _tex_texts}
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict | list):
+        yield place, str(value)
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
+        yield from _leaves(inner, f"{place} {key}".strip())
+
+
+class _Page(HTMLParser):
+    """The report's texts by place: cells by section, table, row and column, all others by section and order."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self.cell = self.style = False
+        self._section("top")
+
+    def _section(self, name: str) -> None:
+        self.section, self.table, self.text = name, 0, 0
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.style = tag == "style"
+        if tag == "h2":
+            self._section(f"#{attributes.get('id')}")
+        elif tag == "table":
+            self.table, self.row, self.header = self.table + 1, 0, []
+        elif tag == "tr":
+            self.cells = []
+        elif tag in ("td", "th"):
+            self.cell = True
+            self.cells.append("")
+        elif tag == "img":  # its alternative text has the figure's numbers
+            self.handle_data(attributes.get("alt", ""))
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
+        elif tag == "tr" and not self.header:
+            self.header = self.cells
+        elif tag == "tr":
+            self.row += 1
+            for column, cell in zip(self.header, self.cells, strict=False):
+                self.found[f"{self.section}, table {self.table}, row {self.row}, {column}"] = cell
+
+    def handle_data(self, data):
+        if self.cell:
+            self.cells[-1] += data
+        elif data.strip() and not self.style:
+            self.text += 1
+            self.found[f"{self.section}, text {self.text}"] = data.strip()
+
+
+def _around(text: str, other: str) -> str:
+    """The part of a text where it leaves the other."""
+    same = next((i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), len(other))
+    start = max(0, same - 20)
+    return repr(text[start : start + 60]) if text else "nothing"

@@ -1,0 +1,327 @@
+"""The HTML report and the figures and table files beside it, from records and predictions alone."""
+
+import base64
+import html
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from foalkit.params import Params
+from foalkit.report import figures
+from foalkit.results import scoring
+from foalkit.results.published import published_tables, why_apart
+from foalkit.results.tables import (
+    FEW,
+    ablation_rows,
+    absent_table,
+    calibration_table,
+    errors_table,
+    ledger_table,
+    paired_differences,
+    peeking_table,
+    printed_table,
+    selection_table,
+    spread_table,
+    strata_table,
+)
+from foalkit.results.variants import SYSTEMS, VariantResult, shown_rows
+
+# figures that the notebooks draw into outputs/<params>/figures/: name and caption
+DRAWN_BEFORE = {
+    "corpus-contact-sheet": "What training sees of the speakers, by emotion.",
+    "corpus-waveforms": "One utterance per emotion: waveform and log-mel spectrum.",
+    "embeddings": "t-SNE of the test utterances of run {run}: the mean over time of each stream's features, then "
+    "AVEL's two projections. Which points are neighbours means something, how far groups lie apart does not.",
+    "similarity": "The same run's similarity of every sound (row) and picture (column), ordered by emotion: AVEL wants "
+    "it high where the emotions agree.",
+}
+
+
+def write_report(params: Params, results: list[VariantResult], into: Path | None = None) -> Path:
+    """outputs/<params>/report.html with every figure inside it, and the same figures and tables beside it.
+
+    Everything is written below `into` instead where that is given. Returns the report's path.
+    """
+    into = into or params.folder
+    info = json.loads((params.folder / "preprocess.json").read_text())
+    rows = ablation_rows(params, results)
+    shown = shown_rows(params, results)
+    peeking, gain = peeking_table(params, results)
+    tables = {
+        "ablation": printed_table(params, rows),
+        "peeking": peeking,
+        "differences": paired_differences(params, results),
+        "spread": spread_table(params, results),
+        "missing": absent_table(params, results),
+        "calibration": calibration_table(params, results),
+        "errors": errors_table(params, shown[0].pooled) if shown else pd.DataFrame(),
+        "strata": strata_table(params, results),
+        "ledger": ledger_table(params, results),
+    }
+    write_tables(tables, rows, selection_table(results), into)
+    drawn = _draw(params, results, rows, info, into / "figures")
+    run = (shown or results)[0].runs[0]
+    page = _template().render(
+        params=params,
+        params_json=params.model_dump_json(indent=1, exclude={"variants"}),
+        info=info,
+        figures=drawn,
+        confusions=[name for name in drawn if name.startswith("confusion-")],
+        tables={name: _html(table) for name, table in tables.items()},
+        ablation=_linked(tables["ablation"], rows),
+        errors=_played(tables["errors"]),
+        systems=[name for network, name in SYSTEMS.items() if network in _networks(params, rows)],
+        best=(shown[0] if shown else results[0]).row,
+        plain=shown[1].row["label"] if len(shown) > 1 else "",
+        gain=gain,
+        questions=[params.variants[v] for v in dict.fromkeys(rows["variant"])],
+        headline=_headline(params, results, rows, info),
+        never={p: names for p in params.ablation if params.ablation[p] and (names := params.never_tested(p))},
+        seeds=len(params.seeds),
+        speakers=max(r.pooled["speaker"].nunique() for r in results),
+        coverage=scoring.COVERAGE,
+        few=FEW,
+        published={tag: _published_group(t) for tag, t in published_tables(params, rows).items()},
+        why_apart=why_apart(params),
+        ledger_questions=[v for v in params.variants.values() if v.ledger],
+        ledger_measured=any(params.variants[r.row["variant"]].ledger for r in results),
+        counts=pd.DataFrame([info["counts"]]).to_html(index=False, border=0),
+        runs=[_run_line(params, r) for res in results for r in res.runs],
+        provenance=run["provenance"],
+        encoders={s: f["encoder"] for s, f in info["features"].items()},
+        minutes=sum(r.row["seconds"] for r in results) / 60,
+    )
+    target = into / "report.html"
+    partial = target.with_name(".report.html.partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(target)
+    return target
+
+
+def write_tables(
+    tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection: pd.DataFrame, into: Path
+) -> None:
+    """tables/<name>.csv and, but for the ledger's prose, <name>.tex (booktabs) of every table that has rows.
+
+    The ablation's CSV holds `rows`, fractions with all columns, and selection.csv every run under each rule.
+    """
+    folder = into / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    selection.to_csv(folder / "selection.csv", index=False)
+    for name, table in tables.items():
+        if table.empty:  # nor may one of an earlier report stay
+            for suffix in ("csv", "tex"):
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+            continue
+        if name == "errors":
+            table = table.drop(columns=["sound", "video"])  # addresses are the page's
+        (rows if name == "ablation" else table).to_csv(folder / f"{name}.csv", index=False)
+        if name != "ledger":
+            sides = "".join("r" if _numeric(table[c]) else "l" for c in table)
+            style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+            tex = style.to_latex(hrules=True, column_format=sides)
+            # pdfTeX has no U+2212, and a hyphen is no minus
+            minus = re.sub(r"−|(?<![\w-])-(?=\d)", "$-$", tex)
+            (folder / f"{name}.tex").write_text(minus)
+
+
+def _numeric(column: pd.Series) -> bool:
+    return all(re.match(r"[+−±–-]?\s?\d|–$", str(cell)) for cell in column)
+
+
+def _draw(params: Params, results: list[VariantResult], rows: pd.DataFrame, info: dict, folder: Path) -> dict:
+    """Draw the report's figures into `folder`: {name: data, alt, caption}, with those the notebooks drew before."""
+    folder.mkdir(exist_ok=True)
+    drawn = {}
+
+    def add(name: str, figure, alt: str, caption: str) -> None:
+        data = figures.png(figure, dpi=130)
+        (folder / f"{name}.png").write_bytes(data)
+        drawn[name] = {"data": base64.b64encode(data).decode(), "alt": alt, "caption": caption}
+
+    add("ablation", *ablation_figure(params, results, rows, info["ceilings"], 1 / len(params.corpus.classes)))
+    panels = [r for protocol in params.ablation for r in shown_rows(params, results, protocol)[:1]]
+    if panels:
+        add("peeking", *peeking_figure(panels))
+    shown = shown_rows(params, results)
+    if shown:
+        add("calibration", *calibration_figure(shown))
+    for r in reversed(shown):
+        label = r.row["label"]
+        counts = scoring.confusion(r.pooled["true"], r.pooled["predicted"], params.corpus.classes)
+        add(
+            f"confusion-{r.row['variant']}",
+            figures.confusion(counts, label),
+            f"Confusion matrix of {label}, row percentages.",
+            f"{label}: true emotions in rows, percentages of the row, honest.",
+        )
+    run = (shown or results)[0].runs[0]
+    add(
+        "curves",
+        figures.score_curves(pd.DataFrame(run["history"]), run["scores"]),
+        f"WA and UA over epochs of run {run['run']}, with the epochs chosen by each rule.",
+        f"Run {run['run']}: WA and UA over epochs, and the epoch each selection rule takes.",
+    )
+    for name, words in DRAWN_BEFORE.items():
+        caption = words.format(run=run["run"])
+        picture = params.folder / "figures" / f"{name}.png"
+        if picture.exists():
+            data = base64.b64encode(picture.read_bytes()).decode()
+            drawn[name] = {"data": data, "alt": caption, "caption": caption}
+    return drawn
+
+
+def ablation_figure(
+    params: Params, results: list[VariantResult], rows: pd.DataFrame, ceilings, chance: float
+):
+    """The ablation figure of the honest rows (or all, where there are none), its alternative text and caption."""
+    kept = rows[rows["protocol"] == "honest"] if (rows["protocol"] == "honest").any() else rows
+    protocol = kept["protocol"].iloc[0]
+    points = pd.concat(
+        r.folds[r.folds["selection"] == r.row["selection"]].assign(variant=r.row["variant"])
+        for r in results
+        if r.row["protocol"] == protocol
+    )
+    listing = "; ".join(f"{r['label']} {r['ua_pooled']:.1%}" for r in kept.to_dict("records"))
+    alt = f"UA per variant under the {protocol} protocol, with speaker-clustered intervals: {listing}."
+    dots = "folds" if kept["seeds"].iloc[0] == 1 else "folds under each seed"
+    caption = (
+        f"UA on unseen speakers, {protocol} protocol, {kept['folds'].iloc[0]} folds, "
+        f"{kept['seeds'].iloc[0]} seed(s); small dots are {dots}."
+    )
+    return figures.ablation(kept, points, ceilings, chance), alt, caption
+
+
+def peeking_figure(rows: list[VariantResult]):
+    """UA over epochs on the test folds of some rows with each rule's choice, its alternative text and caption."""
+    panels, said = {}, []
+    for r in rows:
+        title = f"{r.row['label']}, {r.row['protocol']}"
+        panels[title] = (r.epochs, r.folds)
+        means = r.folds.groupby("selection", sort=False)["ua"].mean()
+        said.append(f"{title}: {', '.join(f'{rule} {ua:.1%}' for rule, ua in means.items())}")
+    alt = f"UA over epochs on the test folds, mean UA of the epochs chosen by each rule: {'; '.join(said)}."
+    caption = (
+        "Every epoch's UA on the test folds, and the epoch each rule takes; at the right the mean that the rule would "
+        "print. Choosing by test takes each line's highest point, which the others cannot know."
+    )
+    return figures.peeking(panels), alt, caption
+
+
+def calibration_figure(rows: list[VariantResult]):
+    """The reliability curves of some rows, their alternative text and caption."""
+    curves, said = {}, []
+    for r in rows:
+        right = r.pooled["true"] == r.pooled["predicted"]
+        curves[r.row["label"]], error = scoring.calibration(r.pooled["confidence"], right)
+        said.append(f"{r.row['label']} {100 * error:.1f} points")
+    alt = f"Accuracy of the answers over their probability; expected calibration error: {', '.join(said)}."
+    caption = "Share of right answers over their mean probability in ten bins; larger dots hold more answers."
+    return figures.reliability(curves), alt, caption
+
+
+def _networks(params: Params, rows: pd.DataFrame) -> set[str]:
+    return {params.variants[v].network for v in rows["variant"]}
+
+
+def _headline(
+    params: Params, results: list[VariantResult], rows: pd.DataFrame, info: dict
+) -> list[dict[str, str]]:
+    """The few numbers a reader wants first."""
+    cards = []
+
+    def card(value: str, name: str, note: str) -> None:
+        cards.append({"value": value, "name": name, "note": note})
+
+    honest = rows[rows["protocol"] == "honest"].set_index("variant")
+    published = rows[rows["protocol"] == "published"].set_index("variant")
+    shown = shown_rows(params, results)
+    best = shown[0].row["variant"] if shown else None
+    if best in published.index:
+        p = published.loc[best]
+        note = f"epoch chosen on the test fold, [{p['ua_low']:.1%}, {p['ua_high']:.1%}]"
+        card(f"{p['ua_pooled']:.1%}", f"UA of {best}, protocol as published", note)
+    if best is not None:
+        h = honest.loc[best]
+        note = f"epoch chosen on validation, [{h['ua_low']:.1%}, {h['ua_high']:.1%}]"
+        card(f"{h['ua_pooled']:.1%}", f"UA of {best} that can be trusted", note)
+        if best in published.index:
+            gap = 100 * (published.loc[best, "ua_pooled"] - h["ua_pooled"])
+            note = "selection on the test fold, and the validation side's speakers more to train on"
+            if params.never_tested("published"):
+                note += f"; over {published.loc[best, 'folds']} folds instead of {h['folds']}"
+            card(f"{gap:+.1f} points", "the gap between the two", note)
+        single = honest[honest["modality"] != "A+V"]
+        if len(single):
+            more = 100 * (h["ua_pooled"] - single["ua_pooled"].max())
+            card(
+                f"{more:+.1f} points",
+                "over the better single modality",
+                f"{single['ua_pooled'].idxmax()}, honest",
+            )
+    if info["ceilings"]:
+        c = info["ceilings"]
+        note = f"audio {c['audio']:.0%}, video {c['video']:.0%}"
+        card(f"{c['both']:.0%}", "known ceiling with both modalities", note)
+    return cards
+
+
+def _run_line(params: Params, run: dict) -> dict:
+    chosen = run["scores"][run["selection"]]
+    return {
+        "run": run["run"],
+        "href": (run["folder"] / "record.json").relative_to(params.folder).as_posix(),
+        "ua": f"{chosen['ua']:.1%}",
+        "wa": f"{chosen['wa']:.1%}",
+        "epoch": chosen["epoch"],
+        "sizes": " / ".join(str(run["sizes"][s]) for s in ("train", "validation", "test")),
+        "seconds": f"{run['seconds']:.0f}",
+        "commit": (run["provenance"]["commit"] or "–")[:7],
+    }
+
+
+def _published_group(table: pd.DataFrame) -> dict:
+    """A group as the page shows it: the table without empty columns, and each note once with its sources."""
+    noted = table[table["note"] != ""].groupby("note", sort=False)["source"]
+    shown = table.drop(columns="note").loc[:, lambda t: (t != "–").any()]
+    return {
+        "table": _html(shown),
+        "ours": table["system"].str.startswith("ours: ").any(),
+        "notes": {note: list(dict.fromkeys(sources)) for note, sources in noted},
+    }
+
+
+def _linked(table: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The ablation table, each UA a link to the folds behind it."""
+    keys = zip(rows["protocol"], rows["variant"], table["UA"], strict=True)
+    links = [
+        f'<a href="five_fold/{p}-{v}.json" title="the folds behind this number">{ua}</a>' for p, v, ua in keys
+    ]
+    return _html(table.assign(UA=links), links=["UA"])
+
+
+def _played(table: pd.DataFrame) -> str:
+    """The errors' table, its addresses as links."""
+
+    def links(column: pd.Series) -> list[str]:
+        return [f'<a href="{html.escape(address)}">play</a>' if address else "–" for address in column]
+
+    columns = [c for c in ("sound", "video") if c in table]
+    return _html(table.assign(**{c: links(table[c]) for c in columns}), columns)
+
+
+def _html(table: pd.DataFrame, links: list[str] | None = None) -> str:
+    """The table as HTML; the columns `links` hold HTML already."""
+    # no Styler: its ids are random, and the same records should give the same report
+    text = table.fillna("–").apply(lambda c: c if c.name in (links or []) else c.astype(str).map(html.escape))
+    return "" if table.empty else text.to_html(index=False, border=0, escape=False)
+
+
+def _template():
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(
+        "page.html.jinja"
+    )

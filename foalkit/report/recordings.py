@@ -1,0 +1,138 @@
+"""Pictures of the recordings themselves: who is seen, what is heard, how long it lasts."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from foalkit.features import media
+from foalkit.params.schema import Clip
+from foalkit.report.figures import AUDIO, INK, MUTED, PUBLISHED
+
+
+def contact_sheet(
+    table: pd.DataFrame,
+    root: Path,
+    classes: list[str],
+    column: str = "crop",
+    per_class: int = 6,
+    size: int = 128,
+) -> Figure:
+    """The middle frame of some utterances per class, cropped as training sees them: is it the right person?
+
+    `column` is the manifest's box, `crop` or `face`; a face that it does not know is looked for, and its place
+    stays empty where none is found.
+    """
+    figure = Figure(figsize=(1.25 * per_class, 1.4 * len(classes)))
+    axes = figure.subplots(len(classes), per_class, squeeze=False)
+    for row, emotion in zip(axes, classes, strict=True):
+        for ax in row:
+            ax.axis("off")
+        # one per speaker first, so that the sheet shows as many faces as it can
+        part = table[(table["emotion"] == emotion) & (table["video"] != "")]
+        part = part[part["end"] - part["start"] > 0.3].groupby("speaker").nth(1)
+        for ax, turn in zip(row, part.head(per_class).to_dict("records"), strict=False):
+            picture = _middle(turn, root / turn["video"], column, size)
+            if picture is not None:
+                ax.imshow(picture)
+            ax.set_title(turn["speaker"], fontsize=7, color=MUTED, pad=2)
+        row[0].text(
+            -0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK
+        )
+    return figure
+
+
+def _middle(turn: dict, file: Path, column: str, size: int) -> np.ndarray | None:
+    middle = (turn["start"] + min(turn["end"], turn["start"] + 4)) / 2
+    box = turn[column]
+    if column == "face" and box is None:
+        from foalkit.features import faces
+
+        crop = None if turn["crop"] is None else tuple(turn["crop"])
+        frame = media.read_frames(file, middle, middle + 0.05, crop=crop)[:1]
+        boxes, found = faces.track(frame)
+        return faces.cut(frame[0], boxes[0], size) if found[0] else None
+    crop = None if box is None else media.square(box) if column == "face" else tuple(box)
+    return media.read_frames(file, middle, middle + 0.05, size=size, crop=crop)[0]
+
+
+def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -> Figure:
+    """One utterance per class, the part that is used: waveform above log-mel spectrum (dB), on one time axis (s)."""
+    import librosa
+
+    figure = Figure(figsize=(2.6 * min(len(classes), 4), 3.4 * -(-len(classes) // 4)), layout="constrained")
+    grid = figure.subplots(2 * -(-len(classes) // 4), min(len(classes), 4), squeeze=False, sharey="row")
+    for i, emotion in enumerate(classes):
+        part = table[table["emotion"] == emotion]
+        turn = part.iloc[len(part) // 2]
+        samples = media.read_audio(root / turn["audio"], *clip.window(turn["end"] - turn["start"]))
+        wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
+        length = len(samples) / media.SAMPLE_RATE
+        wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)
+        wave.set_title(f"{emotion}\n{turn['utterance']}", fontsize=8)
+        power = librosa.feature.melspectrogram(
+            y=samples, sr=media.SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64
+        )
+        mel.imshow(
+            librosa.power_to_db(power, top_db=70),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, length, 0, 64),
+        )
+        mel.set_xlabel("s")
+        wave.tick_params(labelbottom=False)
+    for ax in grid.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def moments(turns: list[dict], root: Path, size: int = 120, frames: int = 4) -> Figure:
+    """Some frames of each turn, evenly over it, cropped to its speaker; `turns` are manifest rows with a `title`."""
+    figure = Figure(figsize=(1.25 * frames + 2.6, 1.3 * len(turns)), layout="constrained")
+    for row, turn in zip(figure.subplots(len(turns), frames, squeeze=False), turns, strict=True):
+        crop = None if turn["crop"] is None else tuple(turn["crop"])
+        for ax in row:
+            ax.axis("off")
+        pictures = media.read_frames(root / turn["video"], turn["start"], turn["end"], size=size, crop=crop)
+        chosen = np.linspace(0, len(pictures) - 1, frames).round().astype(int)
+        for ax, i in zip(row, chosen, strict=True):
+            ax.imshow(pictures[i])
+        row[0].text(
+            -0.08,
+            0.5,
+            turn["title"],
+            ha="right",
+            va="center",
+            transform=row[0].transAxes,
+            fontsize=8,
+            color=INK,
+        )
+    return figure
+
+
+def lengths(table: pd.DataFrame, classes: list[str], clip: Clip) -> Figure:
+    """Utterance lengths (s) per class, and where the clip cuts."""
+    import seaborn as sns
+
+    figure = Figure(figsize=(7, 0.45 * len(classes) + 1), layout="constrained")
+    ax = figure.subplots()
+    length = (table["end"] - table["start"]).rename("length")
+    sns.violinplot(
+        x=length,
+        y=table["emotion"],
+        order=classes,
+        ax=ax,
+        color="#9fb3c8",
+        cut=0,
+        inner="quart",
+        density_norm="width",
+        linewidth=0.8,
+    )
+    if clip.part != "all":
+        ax.axvline(clip.seconds, color=PUBLISHED, lw=1.2, ls="--")
+        ax.text(clip.seconds, -0.55, f" clip of {clip.seconds:g} s", color=PUBLISHED, fontsize=8, va="bottom")
+    ax.set(xlabel="utterance length in seconds", ylabel="")
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure

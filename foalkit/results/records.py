@@ -1,0 +1,170 @@
+"""The run's record, predictions and weights: written atomically, the record last, read by everything downstream."""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from foalkit import ROOT, UserError, __version__
+from foalkit.files import file_digest, write_json, write_parquet
+from foalkit.params import Params
+
+SCHEMA = 1
+REQUIRED = {
+    "schema",
+    "run",
+    "variant",
+    "protocol",
+    "fold",
+    "seed",
+    "selection",
+    "scores",
+    "params_digest",
+    "predictions_digest",
+    "sizes",
+    "classes",
+}
+
+
+def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int) -> Path:
+    """outputs/<params name>/runs/<protocol>/<variant>/fold<k>-seed<s>, absolute; folds count from 1."""
+    return params.folder / "runs" / protocol / variant / f"fold{fold}-seed{seed}"
+
+
+def write_run(
+    folder: Path, record: dict, predictions: pd.DataFrame, weights: dict, absent: pd.DataFrame | None = None
+) -> Path:
+    """Write predictions.parquet, weights.safetensors and, last, record.json; returns the record's path.
+
+    `predictions` holds one row per utterance, split and epoch with its logits, `absent` (absent.parquet, fused
+    variants) one per test utterance and hidden stream; a run without a whole record does not exist for anything
+    that reads runs.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "record.json"
+    file.unlink(missing_ok=True)  # the old run ends where the new one begins
+    (folder / "absent.parquet").unlink(missing_ok=True)
+    write_parquet(folder / "predictions.parquet", predictions)
+    if absent is not None and len(absent):
+        write_parquet(folder / "absent.parquet", absent)
+    save_file({name: w.contiguous() for name, w in weights.items()}, folder / "weights.tmp")
+    os.replace(folder / "weights.tmp", folder / "weights.safetensors")
+    digests = {
+        f"{part.stem}_digest": file_digest(part)
+        for name in ("predictions.parquet", "absent.parquet", "weights.safetensors")
+        if (part := folder / name).exists()
+    }
+    write_json(file, {"schema": SCHEMA, **record, **digests})
+    return file
+
+
+def read_record(file: Path) -> dict:
+    """A run's record.
+
+    Raises UserError when it is missing, not whole, of another schema, or its predictions are not there.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{_short(file)}: no record; the run has not finished") from None
+    except ValueError:  # not JSON, or not even text
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{_short(file)}: not a whole record; delete it and rerun")
+    missing = sorted(REQUIRED - set(record))
+    if missing or record["schema"] != SCHEMA:
+        raise UserError(f"{_short(file)}: {f'lacks {missing}' if missing else 'another schema'}; rerun it")
+    if not (file.parent / "predictions.parquet").exists():
+        raise UserError(f"{_short(file.parent)}: record without predictions.parquet; rerun it")
+    return record
+
+
+def read_predictions(folder: Path, part: str = "predictions") -> pd.DataFrame:
+    """A run's predictions: utterance, speaker, split, epoch, true (class number) and one logit column per class.
+
+    `part="absent"` gives absent.parquet (condition instead of split and epoch). Raises UserError when the file is
+    not the one the record was written with.
+    """
+    return pd.read_parquet(_of_record(folder, f"{part}.parquet"))
+
+
+def read_weights(folder: Path) -> dict:
+    """The weights of a run's selected epoch, by name.
+
+    Raises UserError when the file is not the one the record was written with.
+    """
+    from safetensors.torch import load_file
+
+    return load_file(_of_record(folder, "weights.safetensors"))
+
+
+def read_runs(params: Params, protocol: str, variant: str) -> list[dict]:
+    """The whole records of a variant's runs over the params' folds and seeds, each with its folder.
+
+    Records made with other params (another digest) are left out: they answer another question.
+    """
+    wanted, found = params.digest(variant), []
+    for fold in params.fold_numbers(protocol):
+        for seed in params.seeds:
+            folder = run_folder(params, protocol, variant, fold, seed)
+            if (folder / "record.json").exists():
+                record = read_record(folder / "record.json")
+                if record["params_digest"] == wanted:
+                    found.append(record | {"folder": folder})
+    return found
+
+
+def missing_runs(params: Params, wanted: list[tuple[str, str]]) -> list[tuple[str, str, int, int]]:
+    """(protocol, variant, fold, seed) of every run of the wanted (protocol, variant) that has no record yet."""
+    missing = []
+    for protocol, variant in wanted:
+        have = {(r["fold"], r["seed"]) for r in read_runs(params, protocol, variant)}
+        runs = [(f, s) for f in params.fold_numbers(protocol) for s in params.seeds]
+        missing += [(protocol, variant, f, s) for f, s in runs if (f, s) not in have]
+    return missing
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git commit and dirtiness, and the machine's kind (no names): what a number rests on."""
+    from importlib.metadata import version
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-c", "safe.directory=*", *args], cwd=ROOT, capture_output=True, text=True, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "foalkit": __version__,
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": None if changed is None else bool(changed),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "packages": {
+            p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")
+        },
+    }
+
+
+def _of_record(folder: Path, name: str) -> Path:
+    """A run's file; raises UserError when it is not the one the record was written with."""
+    record, file = read_record(folder / "record.json"), folder / name
+    if not file.exists() or file_digest(file) != record.get(f"{file.stem}_digest"):
+        raise UserError(
+            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
+        )
+    return file
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -1,0 +1,156 @@
+"""The loss of one batch and its gradients, the batch whole or in parts, on one device or shared by processes."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foalkit import losses
+from foalkit.models import FoalNet
+from foalkit.params import Params
+from foalkit.training.networks import Entered, Net, Streams, classify
+from foalkit.training.processes import Processes
+
+
+def loss_terms(
+    core: nn.Module,
+    entered: Entered,
+    labels: Tensor,
+    params: Params,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """The loss terms of one batch by name: `ce`, `avel` and `mem` where weighted, and their weighted `total`.
+
+    `params` are the variant's, `entered` the streams that `core` reads. MEM's negatives are chosen by AVEL's
+    similarity, without gradient (section 4). With `training.local_batch` the terms are the mean over such shares
+    of the batch: cross-entropy and MEM see a share alone, AVEL compares it with the whole batch, whose other
+    clips carry no gradient (ledger row 5: what the released code's processes do).
+    """
+    everyone, local = torch.arange(len(labels), device=labels.device), params.training.local_batch
+    shares = everyone.split(local or len(labels))
+    projected = None
+    if isinstance(core, FoalNet) and (params.loss.avel or params.loss.mem):
+        (audio, audio_mask), (video, video_mask) = entered
+        projected = core.project(audio, video, audio_mask, video_mask)
+    parts = [
+        _share_terms(core, entered, labels, params, projected, None if len(shares) == 1 else rows, generator)
+        for rows in shares
+    ]
+    terms = parts[0]
+    if len(parts) > 1:
+        share = [len(rows) / len(labels) for rows in shares]
+        terms = {n: sum(w * part[n] for w, part in zip(share, parts, strict=True)) for n in terms}
+    total = terms["ce"] + sum(getattr(params.loss, n) * terms[n] for n in terms if n != "ce")
+    return {**terms, "total": total}
+
+
+def _share_terms(core, entered, labels, params, projected, rows, generator) -> dict[str, Tensor]:
+    """The unweighted terms of the batch's clips `rows`, or of all of them."""
+    weights, every_label = params.loss, labels
+    if rows is not None:
+        entered, labels = [(x[rows], mask[rows]) for x, mask in entered], labels[rows]
+    if not isinstance(core, FoalNet):
+        return {"ce": F.cross_entropy(classify(core, entered), labels)}
+    (audio, audio_mask), (video, video_mask) = entered
+    own = torch.arange(len(labels), device=labels.device)
+    asked, align = [(own, own)], None  # the passes: who asks whose video, whose audio
+    if projected is not None:
+        align = losses.avel(
+            *projected, every_label, core.temperature, normalise_targets=weights.normalise_targets, rows=rows
+        )
+    if weights.mem:
+        similarity = align.similarity if rows is None else align.similarity[rows][:, rows]
+        chosen = losses.hard_negatives(similarity, labels, how=weights.hard_negatives, generator=generator)
+        if params.training.positive_pass == "separate":
+            asked.append((own, own))
+        asked.append((chosen.video, chosen.audio))
+    videos, audios = (torch.stack(clips) for clips in zip(*asked, strict=True))
+    fused = core.fuse_with(audio, video, audio_mask, video_mask, videos, audios)
+    terms = {"ce": F.cross_entropy(core.classify(fused[0]), labels)}
+    if weights.avel:
+        terms["avel"] = align.loss
+    if weights.mem:
+        *_, match, clash = fused
+        terms["mem"] = losses.mem(
+            core.match_a2v(match.a2v),
+            core.match_a2v(clash.a2v),
+            core.match_v2a(match.v2a),
+            core.match_v2a(clash.v2a),
+            chosen.valid,
+        ).loss
+    return terms
+
+
+def add_gradients(
+    net: Net, streams: Streams, labels: Tensor, params: Params, processes: Processes | None = None
+) -> dict[str, Tensor]:
+    """Add the gradients of one batch's loss to the parameters'; returns `loss_terms`.
+
+    With `training.micro_batch` that many clips at a time pass the input layers, and several processes share them
+    out; AVEL's similarities and MEM's negatives are still those of the whole batch. The batch is entered once
+    without gradients, the loss differentiated with respect to what entered, and each part entered again, with
+    the same random draws, to carry its rows of that gradient on (cached gradients: Gao et al., 2021).
+    """
+    wide = precision(params, labels.device.type)
+    at_once = params.training.micro_batch or len(labels)
+    if processes is None and at_once >= len(labels):
+        with wide:
+            terms = loss_terms(net.core, net.enter(streams), labels, params)
+        terms["total"].backward()
+        return terms
+
+    mine = torch.arange(len(labels)) if processes is None else processes.rows(len(labels))
+    parts = [
+        (rows, {s: (x[rows % len(labels)], mask[rows % len(labels)]) for s, (x, mask) in streams.items()})
+        for rows in mine.split(at_once)
+    ]
+    draws, entered = [], []
+    with torch.no_grad(), wide:
+        for _, part in parts:
+            draws.append(_random_state())
+            entered.append(net.enter(part))
+    whole = [
+        tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True))
+        for stream in zip(*entered, strict=True)
+    ]
+    if processes is not None:
+        whole = [tuple(processes.gather(v, len(labels)) for v in stream) for stream in whole]
+    leaves = [(x.detach().requires_grad_(), mask) for x, mask in whole]
+    with wide:
+        terms = loss_terms(net.core, leaves, labels, params)
+    terms["total"].backward()
+    now = _random_state()
+    for (rows, part), drawn in zip(parts, draws, strict=True):
+        _set_random_state(drawn)
+        with wide:
+            again = [x for x, _ in net.enter(part)]
+        # beyond the batch stand rows of another process's, entered only to fill a share
+        own = rows < len(labels)
+        learned = [
+            (x[own], leaf.grad[rows[own]])
+            for x, (leaf, _) in zip(again, leaves, strict=True)
+            if x.requires_grad
+        ]
+        if learned:
+            torch.autograd.backward(*zip(*learned, strict=True))
+    _set_random_state(now)
+    if processes is not None:
+        processes.share_gradients(net)
+    return terms
+
+
+def precision(params: Params, kind: str) -> torch.autocast:
+    """The context of `training.precision` on a kind of device."""
+    return torch.autocast(kind, torch.bfloat16, enabled=params.training.precision == "bf16")
+
+
+def _random_state() -> tuple:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), devices, np.random.get_state()
+
+
+def _set_random_state(state: tuple) -> None:
+    torch.set_rng_state(state[0])
+    if state[1]:
+        torch.cuda.set_rng_state_all(state[1])
+    np.random.set_state(state[2])

@@ -1,0 +1,228 @@
+"""One plain loop: a variant's model on a fold's features, every epoch's logits kept."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from foalkit import UserError
+from foalkit.corpora.folds import Split
+from foalkit.devices import device
+from foalkit.features.data import Data
+from foalkit.features.store import FeatureStore
+from foalkit.models import FoalNet, Unimodal
+from foalkit.params import Params
+from foalkit.progress import progress
+from foalkit.results import scoring
+from foalkit.training.gradients import add_gradients, precision
+from foalkit.training.networks import Net, Streams, build_net
+from foalkit.training.processes import Processes, launch
+
+Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
+
+
+@dataclass
+class Result:
+    """What training leaves: one history row per epoch, all kept logits, the selected epoch's weights."""
+
+    history: pd.DataFrame
+    """epoch, loss terms, temperature, wa, ua and loss per side"""
+    predictions: pd.DataFrame
+    """utterance, speaker, split, epoch, true, logit_<class>"""
+    scores: dict[str, dict]
+    """selection → wa, ua, epoch on the test fold"""
+    absent: pd.DataFrame
+    """utterance, speaker, condition, true, logit_<class>: the test side, one stream hidden"""
+    weights: dict[str, Tensor]
+    selection: str
+    parameters: int
+    device: str
+    seconds: float
+
+
+def train(
+    params: Params,
+    variant: str,
+    data: Data,
+    sides: Split,
+    seed: int,
+    protocol: str,
+    processes: Processes | None = None,
+    start: Start | None = None,
+) -> Result:
+    """Train one variant on one fold and score every epoch on validation and test.
+
+    `params` are the file's; the variant's settings are applied here. The test fold's logits are only kept:
+    nothing is chosen by them under the honest protocol. `start` is what `runs.first_weights` gives. With
+    `training.processes` above 1 the work is done by that many processes (`training.processes`). Raises UserError
+    when the loss stops being finite.
+    """
+    if params.variants[variant].starts_from and not start:
+        raise UserError(f"{variant} starts from other runs: give their weights (training.runs.first_weights)")
+    p = params.for_variant(variant)
+    if p.training.processes > 1 and processes is None:
+        return Result(**launch(params, variant, sides, seed, protocol))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(p.training.threads)  # CPU sums depend on how many threads share them
+    try:
+        return _train(p, variant, data, sides, seed, protocol, processes, start)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
+    began, t = time.monotonic(), p.training
+    on = processes.device if processes else device(t.device)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
+    rng = torch.Generator().manual_seed(seed)
+    streams, selection = p.variants[variant].streams, scoring.SELECTION[protocol]
+    net = build_net(p, variant, data.stores, sides.train).to(on)
+    if start:
+        net.core.start_from(*start.values())
+    if processes is not None:
+        torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
+        np.random.seed(seed + processes.rank)
+    learned = [w for w in net.parameters() if w.requires_grad]
+    optimiser = torch.optim.AdamW(learned, lr=t.lr, weight_decay=t.weight_decay, fused=True)
+    steps = t.epochs * -(-len(sides.train) // t.batch)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
+    labels = torch.tensor(data.labels(sides.train))
+    kept, history, best, weights = [], [], None, {}
+    for epoch in progress(range(1, t.epochs + 1), f"{variant}, seed {seed}"):
+        net.train()
+        sums: dict[str, float] = {}  # loss terms over clips
+        for step, rows in enumerate(_epoch_order(labels, t.sampler, rng).split(t.batch), 1):
+            optimiser.zero_grad(set_to_none=True)
+            batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
+            terms = add_gradients(net, batch, labels[rows].to(on), p, processes)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
+            if not math.isfinite(sums["total"]):
+                raise UserError(
+                    f"{variant}: the loss is {terms['total'].item()} at epoch {epoch}, step {step}: "
+                    "lower training.lr"
+                )
+            optimiser.step()
+            rate.step()
+        row = {"epoch": epoch, **{n: v / len(labels) for n, v in sums.items()}}
+        if isinstance(net.core, FoalNet):
+            row["temperature"] = net.core.temperature.item()
+        now = _held_out(net, data, sides, epoch, p, streams, processes)
+        kept.append(now)
+        for side, scores in scoring.scores_by_epoch(now).set_index("split").iterrows():
+            row |= {f"{side}_{m}": float(scores[m]) for m in ("wa", "ua", "loss")}
+        history.append(row)
+        rank = (row[f"{selection}_ua"], -row[f"{selection}_loss"])  # as scoring.select_epochs ranks
+        if best is None or rank > best:
+            best = rank
+            weights = {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
+    predictions = pd.concat(kept, ignore_index=True)
+    spent = time.monotonic() - began
+    net.load_state_dict(weights)
+    return Result(
+        history=pd.DataFrame(history),
+        predictions=predictions,
+        scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
+        absent=_absent(net, data, sides.test, p, streams, processes),
+        weights=weights,
+        selection=selection,
+        parameters=sum(w.numel() for w in net.parameters()),
+        device=on,
+        seconds=spent,
+    )
+
+
+def predict(
+    net: Net,
+    stores: dict[str, FeatureStore],
+    streams: list[str],
+    utterances: list[str],
+    params: Params,
+    processes: Processes | None = None,
+    without: str | None = None,
+) -> np.ndarray:
+    """Logits `(N, C)` float32 of utterances, without dropout; the stream `without` is hidden by its mask.
+
+    Raises UserError naming the first utterance that has no frame left.
+    """
+    net.eval()
+    t, on = params.training, next(net.parameters()).device
+    logits = torch.zeros(len(utterances), len(params.corpus.classes), device=on)
+    rows = torch.arange(len(utterances))
+    mine = rows[processes.rank :: processes.count] if processes else rows
+    at_once = t.micro_batch or (256 if isinstance(net.core, FoalNet | Unimodal) else t.batch)
+    with torch.inference_mode(), precision(params, on.type):
+        for some in mine.split(at_once):
+            part = _batch(stores, streams, [utterances[i] for i in some], on)
+            if without is not None:
+                part[without] = (part[without][0], torch.zeros_like(part[without][1]))
+            heard = torch.stack([mask.any(1) for _, mask in part.values()]).any(0)
+            if not heard.all():
+                silent = utterances[some[int(heard.int().argmin())]]
+                raise UserError(
+                    f"utterance {silent}: every stream is masked, nothing is left to predict from"
+                )
+            logits[some] = net(part).float()
+    return (processes.reduce(logits) if processes else logits).cpu().numpy()
+
+
+def _held_out(net, data: Data, sides: Split, epoch: int, params: Params, streams, processes) -> pd.DataFrame:
+    """The logits of validation and test."""
+    tables = []
+    for side in ("validation", "test"):
+        if utterances := getattr(sides, side):
+            logits = predict(net, data.stores, streams, utterances, params, processes)
+            tables.append(_kept(data, utterances, logits, {"split": side, "epoch": np.int16(epoch)}))
+    return pd.concat(tables)
+
+
+def _absent(net, data: Data, utterances, params: Params, streams, processes) -> pd.DataFrame:
+    """The selected epoch's logits of Foal-Net with each of its streams hidden in turn."""
+    parts = []
+    for hidden in streams if isinstance(net.core, FoalNet) else []:
+        logits = predict(net, data.stores, streams, utterances, params, processes, without=hidden)
+        parts.append(_kept(data, utterances, logits, {"condition": f"no {hidden}"}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"utterance": []})
+
+
+def _kept(data: Data, utterances: list[str], logits: np.ndarray, more: dict) -> pd.DataFrame:
+    """A row of predictions for each utterance: `more` are columns of one value."""
+    return pd.DataFrame(
+        {
+            "utterance": utterances,
+            "speaker": data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy(),
+            **more,
+            "true": data.labels(utterances).astype(np.int8),
+            **{f"logit_{c}": logits[:, i] for i, c in enumerate(data.classes)},
+        }
+    )
+
+
+def _schedule(name: str, steps: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step: 1, or a warm-up over 5 % of the steps and a half cosine to 0."""
+    if name == "constant":
+        return lambda step: 1.0
+    warm = max(1, steps // 20)
+    return lambda step: (
+        (step + 1) / warm if step < warm else 0.5 + 0.5 * math.cos(math.pi * (step - warm) / (steps - warm))
+    )
+
+
+def _epoch_order(labels: Tensor, sampler: str, rng: torch.Generator) -> Tensor:
+    """Row numbers `(N,)` of one epoch: drawn by inverse class frequency with replacement, or a permutation."""
+    if sampler == "shuffle":
+        return torch.randperm(len(labels), generator=rng)
+    weight = 1.0 / torch.bincount(labels)[labels].double()
+    return torch.multinomial(weight, len(labels), replacement=True, generator=rng)
+
+
+def _batch(
+    stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], on: str | torch.device
+) -> Streams:
+    return {s: stores[s].tensors(utterances, on) for s in streams}

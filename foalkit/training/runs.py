@@ -1,0 +1,151 @@
+"""Runs: trained, saved, read back; and the worker that `training.processes.launch` starts."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from foalkit import UserError
+from foalkit.corpora.folds import Split, check_coverage, split
+from foalkit.features import leaks
+from foalkit.features.data import Data, open_data
+from foalkit.params import Params
+from foalkit.progress import progress
+from foalkit.results import records
+from foalkit.training.loop import Result, Start, train
+from foalkit.training.processes import Processes, write_result
+
+
+def save(
+    params: Params,
+    variant: str,
+    fold: int,
+    seed: int,
+    protocol: str,
+    data: Data,
+    sides: Split,
+    result: Result,
+) -> Path:
+    """Write the run's predictions, weights and, last, its record.json; returns the record's path."""
+    streams = params.variants[variant].streams
+    record = {
+        "run": f"{params.name}/{protocol}/{variant}/fold{fold}-seed{seed}",
+        "params_name": params.name,
+        "differs": params.differs,
+        "variant": variant,
+        "protocol": protocol,
+        "fold": fold,
+        "seed": seed,
+        "selection": result.selection,
+        "scores": result.scores,
+        "classes": data.classes,
+        "labels": params.corpus.labels,
+        "sizes": {"train": len(sides.train), "validation": len(sides.validation), "test": len(sides.test)},
+        "groups": sides.groups,
+        "split_digest": sides.digest,
+        "params_digest": params.digest(variant),
+        "params": params.for_variant(variant).model_dump(mode="json", exclude={"variants"}),
+        "streams": streams,
+        "starts_from": {
+            v: records.read_record(records.run_folder(params, protocol, v, fold, seed) / "record.json")[
+                "weights_digest"
+            ]
+            for v in params.variants[variant].starts_from
+        },
+        "manifest_digest": data.info["manifest_digest"],
+        "feature_digests": {s: data.info["features"][s]["digest"] for s in streams},
+        "encoders": {s: data.info["features"][s]["encoder"] for s in streams},
+        "parameters": result.parameters,
+        "device": result.device,
+        "history": result.history.astype(float).round(6).to_dict("records"),
+        "seconds": round(result.seconds, 2),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "provenance": records.provenance(),
+    }
+    folder = records.run_folder(params, protocol, variant, fold, seed)
+    return records.write_run(folder, record, result.predictions, result.weights, result.absent)
+
+
+def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
+    """Prepare what is missing, train and save one run: what notebook 02 does step by step."""
+    data = data or open_data(params, params.variants[variant].streams)
+    check_coverage(data.table, params)
+    sides = split(data.table, params, fold, protocol)
+    leaks.check(data, sides, params.kinds)
+    start = first_weights(params, variant, fold, seed, protocol)
+    result = train(params, variant, data, sides, seed, protocol, start=start)
+    leaks.check_statistics(result.weights, data.stores, sides)
+    return save(params, variant, fold, seed, protocol, data, sides, result)
+
+
+def finished(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data) -> Result | None:
+    """The run as it was saved, or None where it is not there, or was made with other params or other features.
+
+    Raises UserError for a record or files of it that are not whole.
+    """
+    folder = records.run_folder(params, protocol, variant, fold, seed)
+    if not (folder / "record.json").exists():
+        return None
+    record = records.read_record(folder / "record.json")
+    features = {s: data.info["features"][s]["digest"] for s in params.variants[variant].streams}
+    now = (params.digest(variant), data.info["manifest_digest"], features)
+    if (record["params_digest"], record["manifest_digest"], record["feature_digests"]) != now:
+        return None
+    absent = "absent_digest" in record
+    return Result(
+        history=pd.DataFrame(record["history"]),
+        predictions=records.read_predictions(folder),
+        absent=records.read_predictions(folder, "absent") if absent else pd.DataFrame({"utterance": []}),
+        weights=records.read_weights(folder),
+        **{name: record[name] for name in ("scores", "selection", "parameters", "device", "seconds")},
+    )
+
+
+def trained_before(params: Params, variant: str, fold: int, seed: int, protocol: str) -> str:
+    """When a finished run was trained, and the UA that it reached, in words."""
+    record = records.read_record(records.run_folder(params, protocol, variant, fold, seed) / "record.json")
+    return f"trained {record['finished']}, UA {record['scores'][record['selection']]['ua']:.1%}"
+
+
+def first_weights(params: Params, variant: str, fold: int, seed: int, protocol: str) -> Start:
+    """The weights that a variant starts from, by variant: the selected epoch's of the same fold, seed and protocol.
+
+    A run that is not there is trained first. Raises UserError for weights that are not the ones of their record.
+    """
+    states = {}
+    for name in params.variants[variant].starts_from:
+        if any(f == fold and s == seed for _, _, f, s in records.missing_runs(params, [(protocol, name)])):
+            run(params, name, fold, seed, protocol)
+        state = records.read_weights(records.run_folder(params, protocol, name, fold, seed))
+        states[name] = {k.removeprefix("core."): v for k, v in state.items() if k.startswith("core.")}
+    return states
+
+
+def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]:
+    """Train and save each (protocol, variant, fold, seed), in this process, with progress."""
+    data = open_data(params)
+    return [
+        run(params, variant, fold, seed, protocol, data)
+        for protocol, variant, fold, seed in progress(runs, "runs")
+    ]
+
+
+def _work(folder: Path) -> None:
+    """One of the processes that share a run: train its part; the first one writes the result."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    params, variant = Params.model_validate(job["params"]), job["variant"]
+    processes = Processes(params.for_variant(variant).training.device)
+    data = open_data(params, params.variants[variant].streams)
+    try:
+        result = train(params, variant, data, Split(**job["sides"]), job["seed"], job["protocol"], processes)
+    except UserError as error:
+        (folder / "error.txt").write_text(str(error), encoding="utf-8")
+        raise SystemExit(1) from None
+    if processes.rank == 0:
+        write_result(folder, vars(result))
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]))

@@ -1,0 +1,377 @@
+"""The loop: same bytes twice, nothing learned from the test fold, losses recomputed by hand."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Memory, batch_of, in_double, quiet, with_training
+from safetensors.torch import load_file
+
+from foalkit import UserError
+from foalkit.corpora.folds import split
+from foalkit.models import FoalNet
+from foalkit.results import records
+from foalkit.training import gradients, networks, runs
+from foalkit.training import loop as training
+
+
+def train(p, data, variant="foal-net", seed=0, protocol="honest", fold=1, **kwargs):
+    return training.train(p, variant, data, split(data.table, p, fold, protocol), seed, protocol, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def result(p, easy):
+    return train(p, easy)
+
+
+def same_weights(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+# ---- determinism and what is kept ------------------------------------------------------------------
+
+
+def test_same_params_and_seed_give_the_same_bytes(p, easy, tmp_path):
+    p = p.model_copy(update={"outputs": str(tmp_path)})
+    seen = []
+    for seed in (3, 3, 4):
+        torch.rand(5)  # what ran before must not matter
+        file = runs.run(p, "foal-net", 1, seed, "honest", easy)
+        names = ("predictions.parquet", "weights.safetensors")
+        seen.append([hashlib.sha256((file.parent / n).read_bytes()).hexdigest() for n in names])
+    assert seen[0] == seen[1]
+    assert seen[0][0] != seen[2][0] and seen[0][1] != seen[2][1]
+
+
+def test_every_epoch_is_kept_for_validation_and_test(p, easy, result):
+    sides = split(easy.table, p, 1, "honest")
+    kept = result.predictions
+    for epoch in (1, 2, 3):
+        for side in ("validation", "test"):
+            part = kept[(kept["epoch"] == epoch) & (kept["split"] == side)]
+            assert part["utterance"].tolist() == getattr(sides, side)
+            emotion = easy.table.set_index("utterance")["emotion"].loc[part["utterance"]]
+            assert [p.corpus.classes[t] for t in part["true"]] == emotion.tolist()
+            assert (part["speaker"] == part["utterance"].str[:6]).all()
+    assert len(kept) == 3 * (16 + 16) and result.history["epoch"].tolist() == [1, 2, 3]
+    assert [c for c in kept if c.startswith("logit_")] == [f"logit_{c}" for c in p.corpus.classes]
+
+
+def test_the_published_protocol_has_no_validation_side(p, easy):
+    published = train(p, easy, protocol="published")
+    assert set(published.predictions["split"]) == {"test"} and set(published.scores) == {"test", "last"}
+    assert published.selection == "test"
+
+
+@pytest.mark.parametrize(("protocol", "variant"), [("honest", "foal-net"), ("published", "audio")])
+def test_the_weights_on_disk_are_the_selected_epochs(p, easy, tmp_path, protocol, variant):
+    p = p.model_copy(update={"outputs": str(tmp_path)})
+    p = with_training(p, epochs=6, lr=0.05)
+    file = runs.run(p, variant, 1, 2, protocol, easy)
+    record, kept = records.read_record(file), records.read_predictions(file.parent)
+    sides = split(easy.table, p, 1, protocol)
+    net = networks.build_net(p.for_variant(variant), variant, easy.stores, sides.train)
+    net.load_state_dict(load_file(file.parent / "weights.safetensors"))
+    logits = training.predict(net, easy.stores, p.variants[variant].streams, sides.test, p)
+    epoch = record["scores"][record["selection"]]["epoch"]
+    test = kept[kept["split"] == "test"]
+    distance = {
+        e: np.abs(part.filter(like="logit_").to_numpy() - logits).max() for e, part in test.groupby("epoch")
+    }
+    assert distance[epoch] < 1e-5 and min(v for e, v in distance.items() if e != epoch) > 1e-4
+
+
+# ---- leaks -----------------------------------------------------------------------------------------
+
+
+def test_test_labels_do_not_reach_an_honest_run(p, easy):
+    p = with_training(p, epochs=8, lr=0.02)
+    rng = np.random.default_rng(1)
+    noisy = {
+        s: Memory({u: x + rng.normal(0, 4, x.shape[1]).astype("f2") for u, x in store.features.items()})
+        for s, store in easy.stores.items()
+    }
+    easy = replace(easy, stores=noisy)  # so that epochs differ
+    held, turn = easy.table["session"] == "Ses01", p.corpus.classes[1:] + p.corpus.classes[:1]
+    turned = easy.table["emotion"].map(dict(zip(p.corpus.classes, turn, strict=True)))
+    changed = replace(easy, table=easy.table.assign(emotion=easy.table["emotion"].mask(held, turned)))
+    result, other = train(p, easy), train(p, changed)
+    best = [r.history["test_ua"].max() for r in (result, other)]
+    peeks = [
+        set(r.history["epoch"][r.history["test_ua"] == b]) for r, b in zip((result, other), best, strict=True)
+    ]
+    assert not peeks[0] & peeks[1]  # a run that peeked would differ
+    assert result.scores["validation"]["epoch"] == other.scores["validation"]["epoch"]
+    assert same_weights(result.weights, other.weights)
+    logits = [r.predictions.filter(like="logit_").to_numpy() for r in (result, other)]
+    np.testing.assert_array_equal(*logits)
+    assert (result.predictions["true"] != other.predictions["true"]).sum() == 8 * 16
+
+
+def test_test_features_do_not_reach_the_weights(p, easy, result):
+    changed = {
+        s: Memory({u: x + 9 if u.startswith("Ses01") else x for u, x in store.features.items()})
+        for s, store in easy.stores.items()
+    }
+    assert same_weights(result.weights, train(p, replace(easy, stores=changed)).weights)
+
+
+def test_standardisation_uses_training_utterances_only(p, easy):
+    sides = split(easy.table, p, 1, "honest")
+    net = networks.build_net(p, "foal-net", easy.stores, sides.train)
+    assert set(net.scales) == {"audio"}  # as the params say
+    frames = np.concatenate([easy.stores["audio"][u] for u in sides.train]).astype(float)
+    scaled = net.scales["audio"](torch.tensor(frames, dtype=torch.float32)).double().numpy()
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std(0), 1, atol=5e-3)  # a thousandth is added against a deviation of 0
+
+
+# ---- losses ----------------------------------------------------------------------------------------
+
+
+def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
+    p = quiet(p).for_variant("foal-net")
+    torch.manual_seed(0)
+    net, streams, labels = in_double(p, easy, range(0, 60, 7))
+    terms = gradients.loss_terms(net.core, net.enter(streams), labels, p)
+    core: FoalNet = net.core
+    # each sample and pair alone, without padding
+    entered = []
+    for i in range(len(labels)):
+        alone = {s: (x[i : i + 1, mask[i]], mask[i : i + 1, mask[i]]) for s, (x, mask) in streams.items()}
+        entered.append(net.enter(alone))
+
+    def pair(i, j):
+        (audio, audio_mask), (video, video_mask) = entered[i][0], entered[j][1]
+        return audio, video, audio_mask, video_mask
+
+    n = range(len(labels))
+    by_hand = torch.cat([core(*pair(i, i)) for i in n])
+    torch.testing.assert_close(net(streams), by_hand)
+    torch.testing.assert_close(terms["ce"], F.cross_entropy(by_hand, labels))
+    audio, video = (torch.cat([core.project(*pair(i, i))[k] for i in n]) for k in (0, 1))
+    cosine = torch.stack([torch.stack([F.cosine_similarity(a, v, dim=0) for v in video]) for a in audio])
+    similarity = cosine / core.temperature
+    positive = (labels[:, None] == labels).double()
+    rows, columns = similarity.log_softmax(1), similarity.T.log_softmax(1)
+    avel = (-(positive * rows).sum(1).mean() - (positive * columns).sum(1).mean()) / 2
+    torch.testing.assert_close(terms["avel"], avel)
+    mem = 0.0
+    for attend, match, sim in (
+        (core.attend_a2v, core.match_a2v, similarity),
+        (core.attend_v2a, core.match_v2a, similarity.T),
+    ):
+        total = 0.0
+        for i in n:
+            hardest = max((j for j in n if labels[j] != labels[i]), key=lambda j: sim[i, j].item())
+            negative = pair(i, hardest) if attend == core.attend_a2v else pair(hardest, i)
+            total = total - match(attend(*pair(i, i))).log_softmax(1)[0, 1]
+            total = total - match(attend(*negative)).log_softmax(1)[0, 0]
+        mem = mem + total / (2 * len(labels)) / 2
+    torch.testing.assert_close(terms["mem"], mem)
+    torch.testing.assert_close(terms["total"], terms["ce"] + p.loss.avel * avel + p.loss.mem * mem)
+
+
+def test_shares_of_a_batch_lose_the_gradient_through_each_other(p, easy):
+    """Ledger row 5, by hand: each share's losses alone, AVEL against a frozen copy of the others' projections."""
+    p = quiet(p).for_variant("foal-net")
+    torch.manual_seed(0)
+    net, streams, labels = in_double(p, easy, range(0, 60, 6))
+    core, entered = net.core, net.enter(streams)
+
+    def arrange(pair):
+        return pair[0][0], pair[1][0], pair[0][1], pair[1][1]
+
+    total = 0.0
+    for rows in (range(0, 4), range(4, 8), range(8, 10)):
+        share = [(x[list(rows)], mask[list(rows)]) for x, mask in entered]
+        alone = gradients.loss_terms(core, share, labels[list(rows)], p)  # its own MEM and cross-entropy
+        own = core.project(*arrange(share))
+        with torch.no_grad():
+            everyone = core.project(*arrange(entered))
+        avel = 0.0
+        for mine, theirs, my_other in ((0, 1, 1), (1, 0, 0)):
+            for k, i in enumerate(rows):
+                others = torch.stack(
+                    [own[my_other][j - rows.start] if j in rows else everyone[theirs][j] for j in range(10)]
+                )
+                logits = F.cosine_similarity(own[mine][k][None], others) / core.temperature
+                avel -= logits.log_softmax(0)[labels == labels[i]].sum() / (2 * len(rows))
+        total = total + (alone["ce"] + p.loss.mem * alone["mem"] + p.loss.avel * avel) * len(rows) / 10
+    total.backward()
+    expected = {n: w.grad.clone() for n, w in net.named_parameters()}
+    net.zero_grad()
+    shared = gradients.add_gradients(net, streams, labels, with_training(p, local_batch=4))
+    torch.testing.assert_close(shared["total"], total)
+    for n, w in net.named_parameters():
+        torch.testing.assert_close(w.grad, expected[n])
+    net.zero_grad()
+    whole = gradients.add_gradients(net, streams, labels, p)
+    torch.testing.assert_close(whole["avel"], shared["avel"])  # the same value, another gradient
+    weight = net.core.audio_projection.enter.weight.grad
+    assert not torch.allclose(weight, expected["core.audio_projection.enter.weight"], rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("variant", "names"),
+    [("audio", {"ce"}), ("baseline", {"ce"}), ("avel", {"ce", "avel"}), ("mem", {"ce", "mem"}),
+     ("foal-net", {"ce", "avel", "mem"})],
+)  # fmt: skip
+def test_a_variant_has_its_own_terms(p, easy, variant, names):
+    one = train(with_training(p, epochs=1), easy, variant).history.iloc[0]
+    assert names <= set(one.index) and not ({"ce", "avel", "mem"} - names) & set(one.index)
+    weights = {"ce": 1.0, "avel": p.loss.avel, "mem": p.loss.mem}
+    assert one["total"] == pytest.approx(sum(weights[n] * one[n] for n in names), rel=1e-5)
+
+
+def test_without_dropout_one_positive_pass_serves_for_two(p, easy):
+    shared, separate = (train(quiet(p, positive_pass=how), easy) for how in ("shared", "separate"))
+    columns = ["ce", "avel", "mem", "total", "validation_loss"]
+    np.testing.assert_allclose(shared.history[columns], separate.history[columns], rtol=2e-3)
+
+
+def test_an_easy_task_is_learned(p, easy):
+    history = train(with_training(p, epochs=12), easy).history
+    assert history["ce"].iloc[-1] < 0.5 * history["ce"].iloc[0]
+    assert history["test_ua"].iloc[-1] > 0.8
+
+
+def test_a_loss_that_is_no_number_stops_the_run(p, easy):
+    broken = {s: Memory(dict(store.features)) for s, store in easy.stores.items()}
+    broken["audio"].features["Ses03F_2"] = np.full((4, 6), np.nan, np.float16)
+    unscaled = with_training(p, standardise=[], sampler="shuffle")
+    with pytest.raises(UserError, match=r"^foal-net: the loss is nan at epoch 1, step \d: ") as caught:
+        train(unscaled, replace(easy, stores=broken))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="at epoch"):
+        train(with_training(p, lr=1e30), easy)
+
+
+def test_threads_are_given_back(p, easy):
+    before = torch.get_num_threads()
+    with pytest.raises(UserError):
+        train(with_training(p, lr=1e30, threads=1), easy)
+    assert torch.get_num_threads() == before
+
+
+# ---- sampling --------------------------------------------------------------------------------------
+
+
+def test_the_balanced_sampler_draws_classes_alike():
+    labels = torch.tensor([0] * 700 + [1] * 200 + [2] * 90 + [3] * 10)
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.cat([training._epoch_order(labels, "balanced", rng) for _ in range(20)])
+    assert len(rows) == 20_000
+    shares = torch.bincount(labels[rows]) / len(rows)
+    assert (shares - 0.25).abs().max() < 0.015  # five standard deviations
+    seen = torch.bincount(rows[labels[rows] == 3] - 990, minlength=10) / (shares[3] * len(rows))
+    assert (seen - 0.1).abs().max() < 0.025  # within a class, everyone alike
+
+
+def test_shuffling_takes_each_once_and_each_epoch_anew():
+    labels, rng = torch.zeros(50, dtype=torch.long), torch.Generator().manual_seed(0)
+    first, second = (training._epoch_order(labels, "shuffle", rng) for _ in range(2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
+    assert first.tolist() != second.tolist()
+
+
+# ---- the whole way ---------------------------------------------------------------------------------
+
+
+def test_a_run_on_the_tiny_corpus_is_recorded(tiny, data):
+    file = runs.run(tiny, "foal-net", 2, 0, "honest", data)
+    record = records.read_record(file)
+    assert record["params_digest"] == tiny.digest("foal-net")
+    assert record["groups"] == {
+        "train": ["Ses01", "Ses04", "Ses05"], "validation": ["Ses03"], "test": ["Ses02"],
+    }  # fmt: skip
+    predictions = records.read_predictions(file.parent)
+    assert sum(record["sizes"].values()) == len(data.table)
+    assert len(predictions) == 2 * (record["sizes"]["validation"] + record["sizes"]["test"])
+    assert record["streams"] == ["audio", "video"] and set(record["scores"]) == {"validation", "test", "last"}
+    assert record["feature_digests"] == {s: data.stores[s].digest for s in ("audio", "video")}
+
+
+def test_predicting_does_not_depend_on_the_batch(p, easy):
+    torch.manual_seed(0)
+    net = networks.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist())
+    everyone = easy.table["utterance"].tolist()
+    alone, together = (
+        training.predict(net, easy.stores, ["audio", "video"], everyone, with_training(p, micro_batch=b))
+        for b in (1, 64)
+    )
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+# ---- one modality hidden ---------------------------------------------------------------------------
+
+
+def test_the_test_side_is_kept_with_each_stream_hidden(p, easy, result):
+    sides = split(easy.table, p, 1, "honest")
+    assert set(result.absent["condition"]) == {"no audio", "no video"}
+    net = networks.build_net(p, "foal-net", easy.stores, sides.train)
+    net.load_state_dict(result.weights)
+    net.eval()
+    for hidden in ("audio", "video"):
+        kept = result.absent.query(f"condition == 'no {hidden}'")
+        assert kept["utterance"].tolist() == sides.test
+        assert kept["true"].tolist() == easy.labels(sides.test).tolist()
+        for row in kept.to_dict("records")[::5]:
+            streams = {
+                s: tuple(map(torch.from_numpy, easy.stores[s].batch([row["utterance"]])))
+                for s in ("audio", "video")
+            }
+            # what is hidden cannot matter: another clip stands in its place
+            streams[hidden] = (torch.full_like(streams[hidden][0], 7.0), torch.zeros_like(streams[hidden][1]))
+            with torch.inference_mode():
+                logits = net(streams)[0]
+            np.testing.assert_allclose([row[f"logit_{c}"] for c in easy.classes], logits, atol=1e-5)
+    assert "absent" in vars(train(p, easy, "audio")) and train(p, easy, "audio").absent.empty
+
+
+def test_an_utterance_without_any_stream_is_named(p, easy):
+    class Hidden(Memory):
+        def batch(self, utterances):
+            x, mask = super().batch(utterances)
+            mask[[i for i, u in enumerate(utterances) if u == "Ses02M_3"]] = False
+            return x, mask
+
+    stores = {s: Hidden(store.features) for s, store in easy.stores.items()}
+    net = networks.build_net(p, "foal-net", stores, easy.table["utterance"].tolist())
+    with pytest.raises(UserError, match=r"Ses02M_3.*masked"):
+        training.predict(net, stores, ["audio", "video"], easy.table["utterance"].tolist(), p)
+
+
+def test_the_models_settings_reach_the_model(p, easy):
+    changes = {
+        "layers": 3, "heads": 4, "dropout": 0.25, "projection_dim": 12, "projection_dropout": 0.35,
+    }  # fmt: skip
+    p = p.model_copy(update={"model": p.model.model_copy(update=changes)}).for_variant("ledger-temperature")
+    core = networks.build_net(p, "foal-net", easy.stores, easy.table["utterance"].tolist()).core
+    assert core.temperature.item() == pytest.approx(0.07) and core.temperature_range == (0.001, 0.5)
+    layers = [*core.a2v.layers, *core.v2a.layers]
+    assert len(layers) == 6 and all((la.heads, la.dropout.p) == (4, 0.25) for la in layers)
+    assert core.audio_projection.enter.out_features == 12 and core.video_projection.dropout.p == 0.35
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_bf16_steps_are_near_fp32_ones(p, easy, micro_batch):
+    torch.manual_seed(0)
+    quietly = quiet(p, standardise=[]).for_variant("foal-net")
+    net = networks.build_net(quietly, "foal-net", easy.stores, easy.table["utterance"].tolist())
+    streams, labels = batch_of(easy, range(0, 60, 6))
+    seen = {}
+    for precision in ("fp32", "bf16"):
+        net.zero_grad()
+        settings = with_training(quietly, precision=precision, micro_batch=micro_batch)
+        terms = gradients.add_gradients(net, streams, labels, settings)
+        seen[precision] = (
+            terms["total"].item(),
+            torch.cat([w.grad.flatten() for w in net.parameters() if w.grad is not None]),
+        )
+    assert all(w.dtype == torch.float32 for w in net.parameters())
+    assert seen["bf16"][0] != seen["fp32"][0] and seen["bf16"][0] == pytest.approx(seen["fp32"][0], rel=0.02)
+    assert torch.norm(seen["bf16"][1] - seen["fp32"][1]) < 0.05 * torch.norm(seen["fp32"][1])

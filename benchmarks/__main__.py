@@ -35,9 +35,7 @@ def machine() -> str:
     """The processor, as the system names it, with its cores; no host name."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     amx = "with" if any("amx_bf16" in line for line in lines) else "without"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{model}, {os.cpu_count()} cores, {amx} bf16 matrix units{gpu}; torch {torch.__version__}"
@@ -65,12 +63,7 @@ def figure(rows: list[dict], about: str, file: Path) -> None:
     ax.bar_label(bars, [f"{row['ratio']:.1f}×" for row in rows], padding=4)
     ax.plot([row["low"] for row in rows], places, "|", color="black", ms=12, label="95 % lower bound")
     ax.axvline(1, color="grey", lw=0.8)
-    ax.set(
-        yticks=places,
-        yticklabels=[row["what"] for row in rows],
-        xscale="log",
-        xlabel="times faster than plain",
-    )
+    ax.set(yticks=places, yticklabels=[row["what"] for row in rows], xscale="log", xlabel="times faster than plain")
     ax.invert_yaxis()
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(x=0.2)
@@ -103,18 +96,14 @@ def run(folder: Path, kinds=KINDS, *, rounds: int = 7, gpu: bool = False) -> lis
     torch.set_num_threads(threads)
     about = machine()
     if rows:
-        with pd.option_context(
-            "display.width", 250, "display.max_colwidth", None, "display.max_columns", None
-        ):
+        with pd.option_context("display.width", 250, "display.max_colwidth", None, "display.max_columns", None):
             print("\n" + table(rows).to_string(index=False))
         figure(rows, about, folder / "bench.png")
     if growth is not None:
         print("\n" + growth.communicate()[0])
         if growth.returncode:
             raise UserError("growth ended with an error (above)")
-    print(
-        f"\n{about}\nplain and ours: CPU time of one thread, medians of {rounds} rounds; ratios: within a round"
-    )
+    print(f"\n{about}\nplain and ours: CPU time of one thread, medians of {rounds} rounds; ratios: within a round")
     made = {"machine": about, "rounds": rounds, "seconds": seconds, "rows": rows, "unequal": unequal}
     write_json(folder / "bench.json", provenance() | made)
     for kind, reason in unequal.items():

@@ -47,11 +47,7 @@ def _as_stock(net: torch.nn.Module) -> None:
 def _apart(net: torch.nn.Module, other: torch.nn.Module) -> float:
     """How far all gradients together are from the other's, as a share of their norm."""
     pairs = [(a.grad, b.grad) for a, b in zip(net.parameters(), other.parameters(), strict=True)]
-    return (
-        (sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs))
-        .sqrt()
-        .item()
-    )
+    return (sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs)).sqrt().item()
 
 
 def _in_double() -> float:
@@ -74,9 +70,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
     torch.manual_seed(0)
     plain = CFNSR(8, frames=frames, size=size)
     picture = torch.randint(0, 256, (batch, frames, size, size, 3), dtype=torch.uint8)
-    picture = (
-        picture // 4 + torch.arange(batch).view(-1, 1, 1, 1, 1) * 40
-    )  # clips that differ as real ones do
+    picture = picture // 4 + torch.arange(batch).view(-1, 1, 1, 1, 1) * 40  # clips that differ as real ones do
     picture = picture.to(torch.uint8)
     sound, labels = 30 * torch.randn(batch, 212, 13), torch.arange(batch) % 8
     masks = torch.ones(batch, frames, dtype=torch.bool), torch.ones(batch, 212, dtype=torch.bool)
@@ -109,9 +103,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
     for precision, bound in LOSS.items():
         far = abs(our_step(precision) - loss) / loss
         apart = _apart(ours, plain)
-        said[precision] = (
-            f"fp64 gradients {same:.0e} (≤ 1e-06); loss {far:.1e} (≤ {bound:.0e}), gradients {apart:.1e}"
-        )
+        said[precision] = f"fp64 gradients {same:.0e} (≤ 1e-06); loss {far:.1e} (≤ {bound:.0e}), gradients {apart:.1e}"
         if same > 1e-6 or far > bound:
             raise AssertionError(f"CFN-SR in {precision} is not the plain one: {said[precision]}")
     actions = {"plain": plain_step, **{q: (lambda q=q: our_step(q)) for q in LOSS}}

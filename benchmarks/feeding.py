@@ -41,6 +41,11 @@ def write_store(folder: Path, frames: np.ndarray, width: int) -> None:
     write_index(folder, index.assign(found=np.nan, note=None, boxes=None), width, "float16", failed={})
 
 
+def gathered(store: FeatureStore, utterances) -> tuple[np.ndarray, np.ndarray]:
+    """The utterances' frames one after the other, as stored `(N, D)`, and how many each has `(B,)`: no padding."""
+    return np.concatenate([store[u] for u in utterances]), np.array([store.lengths[u] for u in utterances])
+
+
 class Case:
     """The same clips as two stores and as files; `scale` divides lengths and widths, for tests."""
 
@@ -70,7 +75,7 @@ class Case:
         return batch
 
     def ours(self, utterances) -> dict:
-        return {stream: store.gather(utterances) for stream, store in self.stores.items()}
+        return {stream: gathered(store, utterances) for stream, store in self.stores.items()}
 
     def padded(self, utterances) -> dict:
         return {stream: store.batch(utterances) for stream, store in self.stores.items()}
@@ -97,7 +102,7 @@ class Case:
 def equal(case: Case, utterances) -> bool:
     """Whether plain, packed and padded batches hold the same bits."""
     for stream, (x, mask) in case.plain(utterances).items():
-        rows, counts = case.stores[stream].gather(utterances)
+        rows, counts = gathered(case.stores[stream], utterances)
         padded, real = case.stores[stream].batch(utterances)
         longest = padded.shape[1]
         if not (
@@ -117,9 +122,7 @@ def measure(rounds: int = 7, *, batch: int = 64, clips: int = 400, scale: int = 
         names = list(case.stores["audio"].lengths)
         some = [names[i] for i in rng.permutation(clips)[:batch]]
         assert equal(case, some)
-        actions = {
-            how: lambda how=how: getattr(case, how)(some) for how in ("plain", "ours", "padded", "copied")
-        }
+        actions = {how: lambda how=how: getattr(case, how)(some) for how in ("plain", "ours", "padded", "copied")}
         seconds, _ = method.side_by_side(actions, rounds)
         rows = [
             method.row(

@@ -37,10 +37,7 @@ class Case:
             "video": (torch.randn(batch, frames, 768), torch.arange(frames) < (real * 30 // 16_000)[:, None]),
         }
         self.streams = {s: (x.to(device), mask.to(device)) for s, (x, mask) in self.streams.items()}
-        self.labels, self.params = (
-            (torch.arange(batch) % 4).to(device),
-            settings.load("demo").for_variant("foal-net"),
-        )
+        self.labels, self.params = ((torch.arange(batch) % 4).to(device), settings.load("demo").for_variant("foal-net"))
         self.precision = precision
         self.optimiser = torch.optim.AdamW([w for w in self.net.parameters() if w.requires_grad], fused=True)
 
@@ -62,9 +59,7 @@ def distance(case: Case, parts: int) -> float:
     flat = []
     for micro_batch in (None, parts):
         case.gradients(micro_batch)
-        flat.append(
-            torch.cat([w.grad.flatten().double() for w in case.net.parameters() if w.grad is not None])
-        )
+        flat.append(torch.cat([w.grad.flatten().double() for w in case.net.parameters() if w.grad is not None]))
     return ((flat[1] - flat[0]).norm() / flat[0].norm()).item()
 
 
@@ -73,9 +68,7 @@ def measure(rounds: int = 7, *, batch: int = 8, seconds: float = 1.0) -> list[di
     case, parts = Case(SMALL, batch=batch, seconds=seconds, device="cpu", precision="fp32"), batch // 4
     off = distance(case, parts)
     assert off < 1e-4, f"{off:.1e} from the whole batch's gradient"
-    taken, _ = method.side_by_side(
-        {"plain": lambda: case.step(None), "ours": lambda: case.step(parts)}, rounds
-    )
+    taken, _ = method.side_by_side({"plain": lambda: case.step(None), "ours": lambda: case.step(parts)}, rounds)
     size = f"{SMALL['num_hidden_layers']} layers of {SMALL['hidden_size']}"
     what = f"fine-tuning step, WavLM, {size}, batch {batch} in four parts"
     return [method.row(what, taken["plain"], taken["ours"], equality=f"fp32 {off:.0e}")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.feeding import lengths, write_store
+from benchmarks.feeding import gathered, lengths, write_store
 from foalkit import ROOT, params
 from foalkit.corpora.folds import split
 from foalkit.features import leaks
@@ -57,9 +57,7 @@ def predictions(table: pd.DataFrame, epochs: int) -> pd.DataFrame:
     rng, parts = np.random.default_rng(0), []
     true = np.arange(len(table)) % 4
     for epoch in range(1, epochs + 1):
-        part = table[["utterance", "speaker"]].assign(
-            split="test", epoch=np.int16(epoch), true=true.astype(np.int8)
-        )
+        part = table[["utterance", "speaker"]].assign(split="test", epoch=np.int16(epoch), true=true.astype(np.int8))
         logits = rng.standard_normal((len(table), 4), np.float32)
         parts.append(part.assign(**{f"logit_{c}": logits[:, i] for i, c in enumerate("abcd")}))
     return pd.concat(parts, ignore_index=True)
@@ -71,10 +69,7 @@ def by_utterances(folder: Path, counts) -> list[tuple]:
     for count in counts:
         place = folder / str(count)
         rows += [(what, count, *cost(action)) for what, action in _whole(place, count).items()]
-        for what, name in (
-            ("predictions on disk", "predictions.parquet"),
-            ("features on disk", "features.f16"),
-        ):
+        for what, name in (("predictions on disk", "predictions.parquet"), ("features on disk", "features.f16")):
             rows.append((what, count, np.nan, (place / name).stat().st_size / 1e6))
     return rows
 
@@ -110,7 +105,7 @@ def by_length(folder: Path, seconds) -> list[tuple]:
         place = folder / f"length-{length}"
         write_store(place, np.full(256, int(50 * length)), 1024)
         store = FeatureStore(place)
-        rows.append(("packed batch of 64", length, *cost(lambda s=store: s.gather(some()))))
+        rows.append(("packed batch of 64", length, *cost(lambda s=store: gathered(s, some()))))
         rows.append(("padded batch of 64", length, *cost(lambda s=store: s.batch(some()))))
     return rows
 
@@ -141,10 +136,7 @@ def powers(table: pd.DataFrame) -> pd.DataFrame:
         row = {"against": against, "what": what, "from": group.iloc[0]["size"], "to": high["size"]}
         for measure in ("seconds", "MB"):
             growth = np.log(high[measure] / low[measure]) / np.log(high["size"] / low["size"])
-            row |= {
-                f"{measure} at most": float(f"{high[measure]:.3g}"),
-                f"{measure}, power": round(growth, 2),
-            }
+            row |= {f"{measure} at most": float(f"{high[measure]:.3g}"), f"{measure}, power": round(growth, 2)}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -27,10 +27,7 @@ def cpu_seconds(action: Callable[[], object]) -> float:
 
 
 def side_by_side(
-    actions: dict[str, Callable[[], object]],
-    rounds: int,
-    *,
-    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    actions: dict[str, Callable[[], object]], rounds: int, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
 ) -> tuple[dict[str, np.ndarray], dict[torch.dtype, np.ndarray]]:
     """CPU seconds of each action and the calibrated rate of each type, `(rounds kept,)`, after a first run of each."""
     torch.set_num_threads(1)
@@ -61,9 +58,7 @@ def by_the_clock(actions: dict[str, Callable[[], object]], rounds: int) -> dict[
     return {name: np.array(x) for name, x in seconds.items()}
 
 
-def row(
-    what: str, plain: np.ndarray, ours: np.ndarray, *, equality: str, share: np.ndarray | None = None
-) -> dict:
+def row(what: str, plain: np.ndarray, ours: np.ndarray, *, equality: str, share: np.ndarray | None = None) -> dict:
     """A benchmark's row: medians in seconds, the median ratio of paired rounds and its 95 % lower bound.
 
     `share` is each round's share of the calibrated rate. The bound is the 5 % quantile of a bootstrap over rounds.

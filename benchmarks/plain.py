@@ -15,9 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 class Layer(nn.Module):
     def __init__(self, query_dim: int, context_dim: int, heads: int, dropout: float):
         super().__init__()
-        self.attention = nn.MultiheadAttention(
-            query_dim, heads, kdim=context_dim, vdim=context_dim, batch_first=True
-        )
+        self.attention = nn.MultiheadAttention(query_dim, heads, kdim=context_dim, vdim=context_dim, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(query_dim)
 

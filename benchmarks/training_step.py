@@ -34,17 +34,12 @@ class Case:
     `scale` divides lengths and widths alike, for tests.
     """
 
-    def __init__(
-        self, batch: int, *, seed: int = SEED, scale: int = 1, device: str = "cpu", **options: float
-    ):
+    def __init__(self, batch: int, *, seed: int = SEED, scale: int = 1, device: str = "cpu", **options: float):
         rng = np.random.default_rng(seed)
         seconds = np.minimum(np.interp(100 * rng.random(batch), QUANTILES, SECONDS), 6.0)
         share = seconds / 6
         self.clips = {
-            s: [
-                rng.normal(size=(max(1, int(x * longest / scale)), width // scale)).astype("f4")
-                for x in share
-            ]
+            s: [rng.normal(size=(max(1, int(x * longest / scale)), width // scale)).astype("f4") for x in share]
             for s, (longest, width) in SIZES.items()
         }
         self.labels = torch.tensor(rng.permutation(np.arange(batch) % 4))
@@ -75,9 +70,7 @@ class Case:
 
     def streams(self, dtype: torch.dtype = torch.float32) -> networks.Streams:
         return {
-            s: tuple(
-                x.to(self.device) for x in plain.collate([torch.from_numpy(clip).to(dtype) for clip in clips])
-            )
+            s: tuple(x.to(self.device) for x in plain.collate([torch.from_numpy(clip).to(dtype) for clip in clips]))
             for s, clips in self.clips.items()
         }
 
@@ -86,9 +79,7 @@ class Case:
         streams = self.streams(dtype)
         return gradients.add_gradients(self.net, streams, self.labels, self.settings(precision))["total"]
 
-    def plain_gradients(
-        self, precision: str = "fp32", dtype: torch.dtype = torch.float32, negatives=None
-    ) -> Tensor:
+    def plain_gradients(self, precision: str = "fp32", dtype: torch.dtype = torch.float32, negatives=None) -> Tensor:
         """The plain version's loss, its gradients added to the parameters'."""
         (audio, audio_mask), (video, video_mask) = self.streams(dtype).values()
         with torch.autocast(self.device, torch.bfloat16, enabled=precision == "bf16"):
@@ -161,9 +152,7 @@ def necessary_flops(case: Case) -> dict[str, float]:
     for query, context in (("audio", "video"), ("video", "audio")):
         q, k = frames[query], frames[context]
         width, other = case.clips[query][0].shape[1], case.clips[context][0].shape[1]
-        once = (
-            q.sum() * width**2 + 4 * k.sum() * other * width
-        )  # first queries; keys and values of two layers
+        once = q.sum() * width**2 + 4 * k.sum() * other * width  # first queries; keys and values of two layers
         linears = 3 * q.sum() * width**2  # a pass: second queries, two outputs
         mean_pairs[query] = 2 * 2 * (q * k).sum() * width  # scores and answers, two layers
         negatives = 2 * 2 * q.sum() * k.mean() * width  # a partner of another emotion is of any length
@@ -203,9 +192,7 @@ def measure(rounds: int = 7, batch: int = 16, seed: int = SEED) -> list[dict]:
         ):
             share = flops[work] / seconds[name] / rates[dtype]
             what = f"{what}, batch {batch}, against fp32"
-            rows.append(
-                method.row(what, seconds[against], seconds[name], equality=equal[precision], share=share)
-            )
+            rows.append(method.row(what, seconds[against], seconds[name], equality=equal[precision], share=share))
     rows.append(
         method.row(
             f"training step, bf16, batch {batch}, against bf16",
@@ -243,8 +230,6 @@ def measure_gpu(rounds: int = 7, batch: int = 64) -> list[dict]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument(
-        "--batch", type=int, default=16, help="64 is the paper's and takes four times as long"
-    )
+    parser.add_argument("--batch", type=int, default=16, help="64 is the paper's and takes four times as long")
     for found in measure(**vars(parser.parse_args())):
         print(found)

@@ -90,7 +90,13 @@ def _clean(given) -> int:
             if given.remove:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     total = f"{len(found)} that no outputs name, {sum(found.values()) / 1e6:.1f} MB"
-    print(f"{total}: removed" if given.remove else f"{total}: foalkit clean-features --remove removes them" if found else total)
+    print(
+        f"{total}: removed"
+        if given.remove
+        else f"{total}: foalkit clean-features --remove removes them"
+        if found
+        else total
+    )
     return 0
 
 

@@ -88,11 +88,7 @@ def avel(
 
 @torch.no_grad()
 def hard_negatives(
-    similarity: Tensor,
-    labels: Tensor,
-    *,
-    how: str = "argmax",
-    generator: torch.Generator | None = None,
+    similarity: Tensor, labels: Tensor, *, how: str = "argmax", generator: torch.Generator | None = None
 ) -> Negatives:
     """One in-batch partner of another emotion per sample and direction, without gradient (section 4; row 1).
 
@@ -124,9 +120,7 @@ def hard_negatives(
     return Negatives(chosen[0], chosen[1], valid)
 
 
-def mem(
-    a2v_positive: Tensor, a2v_negative: Tensor, v2a_positive: Tensor, v2a_negative: Tensor, valid: Tensor
-) -> Mem:
+def mem(a2v_positive: Tensor, a2v_negative: Tensor, v2a_positive: Tensor, v2a_negative: Tensor, valid: Tensor) -> Mem:
     """Emotion label matching: cross-entropy over 2N pairs per direction, logits `(N, 2)`, class 1 = match.
 
     Samples with `valid` `(N,)` False had no negative; both of their pairs are left out, and a batch of such
@@ -145,9 +139,7 @@ def mem(
 def _matching(positive: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
     skip = -100
     target = torch.cat([torch.where(valid, match, skip) for match in (1, 0)])  # (2N,)
-    total = F.cross_entropy(
-        _wide(torch.cat([positive, negative])), target, ignore_index=skip, reduction="sum"
-    )
+    total = F.cross_entropy(_wide(torch.cat([positive, negative])), target, ignore_index=skip, reduction="sum")
     return total / (2 * valid.sum()).clamp(min=1)  # the mean, but 0 rather than 0 / 0 where nothing counts
 
 

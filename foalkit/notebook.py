@@ -45,9 +45,7 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
         raise UserError(f"retrain must be True or False, got {chosen['retrain']!r}")
     fold, folds = chosen.get("fold"), loaded.fold_numbers(protocol)
     if fold is not None and fold not in folds:
-        raise UserError(
-            f"fold {fold} does not exist; params {loaded.name}, {protocol}, has folds 1 to {folds[-1]}"
-        )
+        raise UserError(f"fold {fold} does not exist; params {loaded.name}, {protocol}, has folds 1 to {folds[-1]}")
     return Job(loaded, **chosen)
 
 

@@ -94,8 +94,7 @@ def p(tiny):
     inputs = {s: {"kind": "linear", "width": 8} for s in ("audio", "video")}
     changes = {
         "model": {"layers": 1, "heads": 2, "projection_dim": 8, "inputs": inputs},
-        "training": tiny.training.model_dump()
-        | {"epochs": 3, "batch": 8, "lr": 0.01, "standardise": ["audio"]},
+        "training": tiny.training.model_dump() | {"epochs": 3, "batch": 8, "lr": 0.01, "standardise": ["audio"]},
     }
     return type(tiny).model_validate(tiny.model_dump() | changes)
 
@@ -107,9 +106,7 @@ def easy(p) -> Data:
     for s in range(1, 6):
         for g in "FM":
             for k in range(8):
-                rows.append(
-                    (f"Ses0{s}{g}_{k}", f"Ses0{s}{g}", f"Ses0{s}", f"Ses0{s}_d", p.corpus.classes[k % 4])
-                )
+                rows.append((f"Ses0{s}{g}_{k}", f"Ses0{s}{g}", f"Ses0{s}", f"Ses0{s}_d", p.corpus.classes[k % 4]))
     table = pd.DataFrame(rows, columns=["utterance", "speaker", "session", "dialogue", "emotion"])
     number = {c: i for i, c in enumerate(p.corpus.classes)}
     stores = {}
@@ -117,9 +114,7 @@ def easy(p) -> Data:
         centres = rng.normal(0, 2, (4, width))
         stores[stream] = Memory(
             {
-                r.utterance: (
-                    centres[number[r.emotion]] + rng.normal(0, 1, (rng.integers(3, 9), width))
-                ).astype("f2")
+                r.utterance: (centres[number[r.emotion]] + rng.normal(0, 1, (rng.integers(3, 9), width))).astype("f2")
                 for r in table.itertuples()
             }
         )

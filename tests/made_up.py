@@ -52,8 +52,7 @@ def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
     predictions = pd.concat(rows, ignore_index=True)
     by_epoch = scoring.scores_by_epoch(predictions)
     history = [
-        {"epoch": e, "ce": 1.0 / e, **{f"{s}_{m}": 0.5 for s in splits for m in ("ua", "wa")}}
-        for e in (1, 2, 3)
+        {"epoch": e, "ce": 1.0 / e, **{f"{s}_{m}": 0.5 for s in splits for m in ("ua", "wa")}} for e in (1, 2, 3)
     ]
     record = {
         "run": f"x/{protocol}/{variant}/fold{fold}-seed{seed}",
@@ -71,9 +70,7 @@ def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
         "history": history,
         "provenance": records.provenance(),
     }
-    records.write_run(
-        records.run_folder(p, protocol, variant, fold, seed), record, predictions, {"w": torch.zeros(1)}
-    )
+    records.write_run(records.run_folder(p, protocol, variant, fold, seed), record, predictions, {"w": torch.zeros(1)})
     return predictions
 
 

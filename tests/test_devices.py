@@ -53,11 +53,7 @@ def test_a_job_keeps_the_gpu_it_has(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_held", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [devices.device("auto"), devices.device("cuda"), devices.device("cpu")] == [
-        "cuda:0",
-        "cuda:0",
-        "cpu",
-    ]
+    assert [devices.device("auto"), devices.device("cuda"), devices.device("cpu")] == ["cuda:0", "cuda:0", "cpu"]
     assert "this machine has 2" in refused(lambda: devices.reserve(3, 2))
 
 

@@ -37,9 +37,7 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Spli
     train = [g for group in groups for g in group if g not in test and g not in validation]
     sides = {"train": train, "validation": validation, "test": test}
     column = table[params.folds.by]
-    result = Split(
-        **{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides
-    )
+    result = Split(**{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides)
     check_split(table, result)
     return result
 
@@ -58,9 +56,7 @@ def check_split(table: pd.DataFrame, split: Split) -> None:
         else None
     )
     if empty:
-        raise UserError(
-            f"the {empty} side of the fold is empty ({split.groups}): are all groups in the corpus?"
-        )
+        raise UserError(f"the {empty} side of the fold is empty ({split.groups}): are all groups in the corpus?")
     if len(side) != len(split.train) + len(split.validation) + len(split.test):
         every = pd.Series(split.train + split.validation + split.test)
         raise UserError(f"utterance {every[every.duplicated()].iloc[0]} is on two sides of the split")

@@ -23,9 +23,7 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     """
     files = sorted(f for f in root.glob("Session*/dialog/EmoEvaluation/*.txt") if not f.name.startswith("."))
     if not files:
-        raise UserError(
-            f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder"
-        )
+        raise UserError(f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder")
     faces = _face_boxes(root / "face_boxes.csv")
     rows, left_out, seen = [], [], set()
     for file in files:

@@ -1,4 +1,4 @@
 """Utterances to packed arrays.
 
-In: the manifest and the recordings. Out: stores of features, on disk once. Never: labels, folds, models that are trained.
+In: the manifest and the recordings. Out: stores of features, on disk once. Never: scores, networks in training.
 """

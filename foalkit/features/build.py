@@ -2,10 +2,9 @@
 
 import json
 import os
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import compress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +13,19 @@ import pandas as pd
 from foalkit import UserError
 from foalkit.features.reader import Reader
 from foalkit.features.store import FILES, FeatureStore, write_index
-from foalkit.files import bytes_digest, file_digest, write_json
+from foalkit.files import bytes_digest, file_digest
 from foalkit.params import Params
 from foalkit.progress import progress
 
-AHEAD = 32  # groups decoded ahead of the model at most: a clip of 180 frames at 224 pixels is 27 MB
+AHEAD = 32  # clips decoded ahead of the model at most: a clip of 180 frames at 224 pixels is 27 MB
 
 
 def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests: dict[str, str]):
     """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
 
     Rows whose key is unchanged are copied from the store that is there. The new store is written beside it,
-    logged utterance by utterance so that a killed run resumes, and renamed into place when whole. On a CPU a clip's
-    features depend on its group alone (`Reader.groups`, of the whole table), not on what had to be made anew.
+    logged utterance by utterance so that a killed run resumes, and renamed into place when whole.
     """
-    began = time.monotonic()
     folder = params.features_folder / params.store_name(stream)
     reader = Reader(params, stream, root, digests)
     keys = {row["utterance"]: reader.key(row) for row in table.to_dict("records")}
@@ -41,18 +38,16 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     ):
         return old, old.info["failed"]
 
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    packed = partial / FILES[reader.dtype]
+    new = folder.with_name(f"{folder.name}.partial")
+    new.mkdir(parents=True, exist_ok=True)
+    packed = new / FILES[reader.dtype]
     frame_bytes = np.dtype(reader.dtype).itemsize * reader.width
-    done = _resume(partial / "log.jsonl", packed, keys, frame_bytes)
-    groups = reader.groups(table.to_dict("records"))
-    count = len(table) - len(done)
-    with packed.open("ab") as data, (partial / "log.jsonl").open("a", encoding="utf-8") as log:
+    done = _resume(new / "log.jsonl", packed, keys, frame_bytes)
+    rows = [row for row in table.to_dict("records") if row["utterance"] not in done]
+    with packed.open("ab") as data, (new / "log.jsonl").open("a", encoding="utf-8") as log:
         offset = data.tell() // frame_bytes
-        results = _results(reader, groups, done, old, keys)
-        for row, result in progress(results, f"features of {stream}", count):
-            start = time.monotonic()
+        results = _results(reader, rows, old, keys)
+        for row, result in progress(results, f"features of {stream}", len(rows)):
             entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
             if isinstance(result, str):
                 entry["failed"] = result
@@ -66,7 +61,6 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
             log.write(json.dumps(entry) + "\n")
             log.flush()
             done[row["utterance"]] = entry
-            reader.seconds["write"] += time.monotonic() - start
     entries = [done[u] for u in keys]  # table order
     good = pd.DataFrame(
         [e for e in entries if "failed" not in e],
@@ -74,11 +68,9 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     ).astype({"found": float, "note": "str", "boxes": "str"})  # NaN: no face was looked for, nothing to note
     failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
     if good.empty and failed:
-        raise UserError(
-            f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}"
-        )
+        raise UserError(f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}")
     write_index(
-        partial,
+        new,
         good,
         reader.width,
         reader.dtype,
@@ -89,15 +81,12 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
         failed=failed,
         failed_keys={u: keys[u] for u in failed},
     )
-    # beside store.json, which is the same for the same features
-    reader.seconds["total"] = time.monotonic() - began
-    write_json(partial / "seconds.json", {part: round(s, 3) for part, s in reader.seconds.items()})
     if folder.exists():
         (folder / "store.json").unlink(missing_ok=True)  # from here on the old store does not count
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-    partial.rename(folder)
+    new.rename(folder)
     (folder / "log.jsonl").unlink()  # last: killed before, the next build finds all its work done
     return FeatureStore(folder), failed
 
@@ -113,7 +102,7 @@ def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataF
 
 
 def _said(row: dict, reader: Reader, old: FeatureStore | None, keys: dict[str, str]) -> dict:
-    """What is kept of a stored utterance beside its features: `found`, `note` and `boxes`, None where there is nothing."""
+    """What is kept of a stored utterance beside its features, None where there is nothing."""
     utterance = row["utterance"]
     said = old if old is not None and old.key(utterance) == keys[utterance] else reader
     kept = {"found": said.found, "note": said.notes, "boxes": said.boxes}
@@ -126,8 +115,8 @@ def _found_rate(rates: pd.Series) -> dict | None:
     return {"mean": rates.mean(), "min": rates.min(), "clips_under_half": int((rates < 0.5).sum())}
 
 
-def _results(reader: Reader, groups: list[list[dict]], done, old: FeatureStore | None, keys: dict[str, str]):
-    """Yield (row, features as stored or the reason why not) in order, for each row that is not `done`.
+def _results(reader: Reader, rows: list[dict], old: FeatureStore | None, keys: dict[str, str]):
+    """Yield (row, features as stored or the reason why not) of each row, in order.
 
     Unchanged rows come straight from `old`. Threads decode ahead of a large model, which runs in this one; light
     encoders run in the threads: decoding, FFTs and matrix products release the interpreter's lock.
@@ -136,39 +125,24 @@ def _results(reader: Reader, groups: list[list[dict]], done, old: FeatureStore |
     def same(row: dict) -> bool:
         return old is not None and old.key(row["utterance"]) == keys[row["utterance"]]
 
-    def wanted(group: list[dict]) -> bool:
-        return any(row["utterance"] not in done and not same(row) for row in group)
+    def encoded(row: dict, clip) -> np.ndarray | str:
+        return clip if isinstance(clip, str) else _or_reason(partial(reader.encode, row), clip)
 
-    def work(group: list[dict]) -> list:
-        loaded = [_or_reason(reader.load, row) for row in group]
-        return loaded if reader.large else _encoded(reader, group, loaded)
+    def work(row: dict):
+        clip = _or_reason(reader.load, row)
+        return clip if reader.large else encoded(row, clip)
 
-    needed = [wanted(group) for group in groups]
     workers = os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers, initializer=None if reader.large else reader.one_thread_each)
     try:
-        made = _in_order(pool, work, list(compress(groups, needed)), ahead=min(4 * workers, AHEAD))
-        for group, new in zip(groups, needed, strict=True):
-            results = next(made) if new else [None] * len(group)
-            if new and reader.large:
-                results = _encoded(reader, group, results)
-            for row, result in zip(group, results, strict=True):
-                if row["utterance"] not in done:
-                    yield row, old[row["utterance"]] if same(row) else result
+        made = _in_order(pool, work, [row for row in rows if not same(row)], ahead=min(4 * workers, AHEAD))
+        for row in rows:
+            if same(row):
+                yield row, old[row["utterance"]]
+            else:
+                yield row, encoded(row, next(made)) if reader.large else next(made)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _encoded(reader: Reader, rows: list[dict], loaded: list) -> list:
-    """The features of a group's clips; reasons stay where they are."""
-    good = [i for i, clip in enumerate(loaded) if not isinstance(clip, str)]
-    try:
-        made = reader.encode([rows[i] for i in good], [loaded[i] for i in good]) if good else []
-    except UserError:  # one of them: the others are good without it
-        made = [_or_reason(lambda i: reader.encode([rows[i]], [loaded[i]])[0], i) for i in good]
-    for i, features in zip(good, made, strict=True):
-        loaded[i] = features
-    return loaded
 
 
 def _or_reason(action, given):

@@ -55,7 +55,10 @@ def open_data(params: Params, streams=None) -> Data:
     data = Data(
         pd.read_parquet(folder / "manifest.parquet"),
         pd.read_parquet(folder / "left_out.parquet"),
-        {s: FeatureStore(params.features_folder / params.store_name(s)) for s in (params.features if streams is None else streams)},
+        {
+            s: FeatureStore(params.features_folder / params.store_name(s))
+            for s in (params.features if streams is None else streams)
+        },
         json.loads((folder / "preprocess.json").read_text(encoding="utf-8")),
         params.corpus.classes,
     )
@@ -156,7 +159,9 @@ def _prepared(params: Params) -> bool:
         if info["params_digest"] != params.data_digest:
             return False
         for stream in params.features:
-            store = json.loads((params.features_folder / params.store_name(stream) / "store.json").read_text(encoding="utf-8"))
+            store = json.loads(
+                (params.features_folder / params.store_name(stream) / "store.json").read_text(encoding="utf-8")
+            )
             if store["digest"] != info["features"][stream]["digest"]:  # another params file has built it anew
                 return False
     except (FileNotFoundError, ValueError, KeyError):  # or not whole: prepared again, which says so of a store
@@ -202,7 +207,7 @@ def _media_digests(root: Path, table: pd.DataFrame, params: Params) -> dict[str,
 
 @contextmanager
 def _lock(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of this file, alone or with other `shared` holders; a second one waits and then finds the work done.
+    """Hold the lock of this file, alone or with other `shared` holders; who waits then finds the work done.
 
     Raises UserError where it is taken and not to be waited for.
     """

@@ -21,9 +21,7 @@ class MediaError(UserError):
     """A file that cannot be used, with its name and the reason: the utterance is left out, the run goes on."""
 
 
-def read_audio(
-    file: Path, start: float = 0.0, end: float = math.inf, *, rate: int = SAMPLE_RATE
-) -> np.ndarray:
+def read_audio(file: Path, start: float = 0.0, end: float = math.inf, *, rate: int = SAMPLE_RATE) -> np.ndarray:
     """The samples of [start, end) seconds as mono float32 `(S,)` at `rate` Hz, the mean of the file's channels.
 
     Raises MediaError for a missing stream, an empty range, a truncated file or a track of zeros.
@@ -169,9 +167,7 @@ def _graph(stream, file: Path, crop: Box | None, size: int | None):
     if crop is not None:
         x, y, width, height = crop
         if x < 0 or y < 0 or x + width > stream.width or y + height > stream.height:
-            raise MediaError(
-                f"{file.name}: crop {crop} is outside its {stream.width}×{stream.height} picture"
-            )
+            raise MediaError(f"{file.name}: crop {crop} is outside its {stream.width}×{stream.height} picture")
         nodes.append(graph.add("crop", f"w={width}:h={height}:x={x}:y={y}:exact=1"))
     if size is not None:
         nodes.append(graph.add("scale", f"{size}:{size}:flags=bicubic+accurate_rnd+bitexact"))

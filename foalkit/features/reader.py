@@ -2,8 +2,6 @@
 
 import os
 import threading
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from foalkit.files import digest, file_digest
 from foalkit.params import Params
 
 FILE = {"sound": "audio", "picture": "video"}  # the manifest's column of each kind's file
-TO_SORT = 64  # clips of sound that are sorted by length into batches; so many turns at most share frames
 
 
 class Reader:
@@ -34,37 +31,6 @@ class Reader:
         self.dtype = getattr(self.encoder, "stored_as", "float16")
         # a light encoder runs on each core; a large model has all of them, or a GPU, and is handed decoded clips
         self.large = getattr(self.spec, "model", "small") != "small"
-        self.seconds = {"decode": 0.0, "preprocess": 0.0, "model": 0.0, "write": 0.0}
-        self._clock = threading.Lock()
-
-    def groups(self, rows: list[dict]) -> list[list[dict]]:
-        """Rows that go through the encoder together, in order: overlapping turns that show one part of one film.
-
-        For sound, as many as its batches are sorted from.
-        """
-        if getattr(self.encoder, "together", 1) > 1:
-            return [rows[first : first + TO_SORT] for first in range(0, len(rows), TO_SORT)]
-        groups, until, last = [], 0.0, None
-        for row in rows:
-            start, end = self._range(row)
-            shown = (row["video"], _ints(row["crop"]), _ints(row["face"])) if self._shares else None
-            if shown is None or shown != last or start >= until or len(groups[-1]) == TO_SORT:
-                groups.append([])
-                until = end
-            groups[-1].append(row)
-            until, last = max(until, end), shown
-        return groups
-
-    @property
-    def _shares(self) -> bool:
-        return self.kind == "picture" and hasattr(self.encoder, "many")
-
-    @contextmanager
-    def _timed(self, part: str):
-        start = time.monotonic()
-        yield
-        with self._clock:
-            self.seconds[part] += time.monotonic() - start
 
     def key(self, row: dict) -> str:
         """A digest of all that the row's features depend on."""
@@ -76,64 +42,45 @@ class Reader:
         parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.kind == "picture":
             parts |= {"region": self.spec.region, "every": self._every}
-            parts |= (
-                {"face": self._face_key(row)}
-                if self._looks_for_face(row)
-                else {"box": _ints(row[self._column])}
-            )
+            parts |= {"face": self._face_key(row)} if self._looks_for_face(row) else {"box": _ints(row[self._column])}
         return digest(parts)
 
     def _face_key(self, row: dict) -> str:
         """A digest of all that the row's detected faces depend on."""
         from foalkit.features import faces
 
-        parts = {
-            "media": self.digests.get(row["video"]),
-            "range": self._range(row),
-            "crop": _ints(row["crop"]),
-        }
+        parts = {"media": self.digests.get(row["video"]), "range": self._range(row), "crop": _ints(row["crop"])}
         return digest({**parts, "decoder": media.DECODER, **faces.IDENTITY})
 
     def __call__(self, row: dict) -> np.ndarray:
         """One row's features as they are stored; raises UserError for what cannot be read."""
-        return self.encode([row], [self.load(row)])[0]
+        return self.encode(row, self.load(row))
 
-    def encode(self, rows: list[dict], clips: list[np.ndarray]) -> list[np.ndarray]:
-        """Features as they are stored, of the clips that `load` gave."""
-        with self._timed("model"):
-            if self.kind == "numbers":
-                made = clips
-            elif hasattr(self.encoder, "many"):
-                made = self.encoder.many(clips)
-            else:
-                made = [self.encoder(clip) for clip in clips]
-        return [self._packed(features, row) for row, features in zip(rows, made, strict=True)]
+    def encode(self, row: dict, clip: np.ndarray) -> np.ndarray:
+        """Features as they are stored, of what `load` gave of the row."""
+        return self._packed(clip if self.kind == "numbers" else self.encoder(clip), row)
 
     def load(self, row: dict) -> np.ndarray:
         """One row's samples, frames or imported features; raises UserError for what cannot be read."""
         if self.kind == "numbers":
-            with self._timed("decode"):
-                return self.encoder.read(row)
+            return self.encoder.read(row)
         if not row[FILE[self.kind]]:
             raise media.MediaError(f"{row['utterance']}: has no {FILE[self.kind]} file")
         file = self.root / row[FILE[self.kind]]
         start, end = self._range(row)
         if self.kind == "sound":
-            with self._timed("decode"):
-                rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
-                clip = media.read_audio(file, start, end, rate=rate)
+            rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
+            clip = media.read_audio(file, start, end, rate=rate)
             if note := getattr(self.encoder, "note", lambda _: None)(clip):
                 self.notes[row["utterance"]] = f"{file.name}: {note}"
         elif self._looks_for_face(row):
-            with self._timed("preprocess"):  # decoding along the way
-                clip = self._faces(row, file, start, end)
+            clip = self._faces(row, file, start, end)
         else:
             box = _ints(row[self._column])
             if self.spec.region == "face":
                 box = media.square(box)
-            with self._timed("decode"):
-                size = self.encoder.size
-                clip = media.read_frames(file, start, end, crop=box, size=size, every=self._every)
+            size = self.encoder.size
+            clip = media.read_frames(file, start, end, crop=box, size=size, every=self._every)
             if pick := self._pick:
                 clip = clip[pick(len(clip))]
         return clip

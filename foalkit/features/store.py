@@ -21,10 +21,8 @@ class FeatureStore:
 
     A store of waveforms holds int16 `(S, 1)`: samples times 32 768; one of pictures uint8 `(T, size² · 3)`. `found`
     says, where faces were looked for, in which share of an utterance's frames one was found; `notes` what was filled
-    up; `seconds` how long the build's last run took: `decode` (with crop and resize), `preprocess` (faces), `model`
-    and `write`, each added up over its threads, and `total` by the clock.
-    `digest` is of the stored bytes. Raises UserError for files that are not whole or not those that were written: for
-    the index at once, for an utterance's bytes when it is read first (`verify` reads all).
+    up. `digest` is of the stored bytes. Raises UserError for files that are not whole or not those that were
+    written: for the index at once, for an utterance's bytes when it is read first (`verify` reads all).
     """
 
     def __init__(self, folder: Path):
@@ -45,8 +43,6 @@ class FeatureStore:
         size = np.dtype(self.dtype).itemsize * shape[0] * shape[1]
         if not file.exists() or file.stat().st_size != size:
             raise self._damaged(f"{file.name} and its index disagree")
-        seconds = folder / "seconds.json"
-        self.seconds = json.loads(seconds.read_text(encoding="utf-8")) if seconds.exists() else {}
         self._on: dict = {}  # device → the packed array there
         self._unread = set(self.lengths)  # their bytes have not been compared with the index yet
         self.in_memory = size < IN_MEMORY_BYTES
@@ -71,10 +67,6 @@ class FeatureStore:
         """Compare every utterance's bytes with the digest they were written with; raises UserError for another."""
         for utterance in sorted(self._unread, key=self._offsets.get):
             self[utterance]
-
-    def gather(self, utterances) -> tuple[np.ndarray, np.ndarray]:
-        """The utterances' frames one after the other, as stored `(N, D)`, and how many each has `(B,)`: no padding."""
-        return np.concatenate([self[u] for u in utterances]), np.array([self.lengths[u] for u in utterances])
 
     def tensors(self, utterances, device="cpu"):
         """`batch` as tensors on a device; on a GPU the whole store stays there where it fills less than half of it."""

@@ -136,8 +136,7 @@ class FoalNet(nn.Module):
         for name, dim in (("audio", audio_dim), ("video", video_dim)):
             if dim % heads:
                 raise ValueError(
-                    f"{name}_dim {dim} is not divisible by {heads} heads: give the {name} stream a linear "
-                    f"input layer of a width that is (params: model.{name}_input)"
+                    f"{name}_dim {dim} is not divisible by {heads} heads: give the {name} stream a linear input layer"
                 )
         self.audio_dim, self.video_dim = audio_dim, video_dim
         self.a2v = CrossAttention(audio_dim, video_dim, layers=layers, heads=heads, dropout=dropout)
@@ -159,9 +158,7 @@ class FoalNet(nn.Module):
         """Class logits `(B, classes)` (section 6)."""
         return self.classify(self.fuse(audio, video, audio_mask, video_mask))
 
-    def project(
-        self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def project(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> tuple[Tensor, Tensor]:
         """AVEL's two projections `(B, projection_dim)` of the streams' masked means (section 2).
 
         AVEL follows, so here a learned `temperature` that its last step took out of `temperature_range` is put back.
@@ -181,13 +178,7 @@ class FoalNet(nn.Module):
         return self.fuse_with(audio, video, audio_mask, video_mask, own, own)[0]
 
     def fuse_with(
-        self,
-        audio: Tensor,
-        video: Tensor,
-        audio_mask: Tensor,
-        video_mask: Tensor,
-        videos: Tensor,
-        audios: Tensor,
+        self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor, videos: Tensor, audios: Tensor
     ) -> list[Fused]:
         """Both stacks' vectors of each of P passes; `videos` and `audios` `(P, B)`.
 
@@ -198,18 +189,6 @@ class FoalNet(nn.Module):
         a2v = self.a2v(audio, video, layout(audio_mask, video_mask, videos))
         v2a = self.v2a(video, audio, layout(video_mask, audio_mask, audios))
         return [Fused(*both) for both in zip(a2v, v2a, strict=True)]
-
-    def attend_a2v(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> Tensor:
-        """Audio frames asking the video: `(B, audio_dim)`."""
-        own = torch.arange(len(audio), device=audio.device)[None]
-        audio, video, layout = self._lay_out(audio, video, audio_mask, video_mask)
-        return self.a2v(audio, video, layout(audio_mask, video_mask, own))[0]
-
-    def attend_v2a(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> Tensor:
-        """Video frames asking the audio: `(B, video_dim)`; the arguments keep their order."""
-        own = torch.arange(len(audio), device=audio.device)[None]
-        audio, video, layout = self._lay_out(audio, video, audio_mask, video_mask)
-        return self.v2a(video, audio, layout(video_mask, audio_mask, own))[0]
 
     def classify(self, fused: Fused) -> Tensor:
         """Class logits `(B, classes)` of the two fused vectors (section 6)."""
@@ -243,9 +222,7 @@ def check_stream(name: str, x: Tensor, mask: Tensor, width: int) -> None:
         raise ValueError(f"{name} must be (B, T, {width}), not {tuple(x.shape)}")
     # An integer or float mask would be added to the attention scores instead of hiding frames.
     if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"{name}_mask must be bool {tuple(x.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}"
-        )
+        raise ValueError(f"{name}_mask must be bool {tuple(x.shape[:2])}, not {mask.dtype} {tuple(mask.shape)}")
 
 
 def check_frames(who: str, real: Tensor) -> None:

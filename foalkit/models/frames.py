@@ -123,9 +123,7 @@ class _PackedAttention(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         wide = torch.promote_types(q.dtype, torch.float32)
         dq, dk, dv = ctx.frames.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for k_clip, v_clip, dk_clip, dv_clip, asking in ctx.frames.pairs(
-            ctx.heads, (k, v, dk, dv), (q, gradient, dq)
-        ):
+        for k_clip, v_clip, dk_clip, dv_clip, asking in ctx.frames.pairs(ctx.heads, (k, v, dk, dv), (q, gradient, dq)):
             keys, values, to_k, to_v = _turned(k_clip), _turned(v_clip), [], []
             for query, g, d_query in asking:
                 weights = _weights(query, keys)

@@ -50,14 +50,7 @@ class ConvInput(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        width: int,
-        *,
-        layers: int = 3,
-        stride: int = 4,
-        kernel: int = 5,
-        dropout: float = 0.1,
+        self, dim: int, width: int, *, layers: int = 3, stride: int = 4, kernel: int = 5, dropout: float = 0.1
     ):
         super().__init__()
         # Odd, so that frame t of the output is centred on a frame of the input; at least 3, so that halving
@@ -70,9 +63,7 @@ class ConvInput(nn.Module):
         self.width = width
         self.dropout = Dropout(dropout)
         self.convs = nn.ModuleList(
-            nn.Conv1d(
-                width if i else dim, width, kernel, stride=2 if i < halvings else 1, padding=kernel // 2
-            )
+            nn.Conv1d(width if i else dim, width, kernel, stride=2 if i < halvings else 1, padding=kernel // 2)
             for i in range(layers)
         )
         # Over one frame's channels only: a norm over time would read the padding.
@@ -163,24 +154,6 @@ class WavLMInput(nn.Module):
 def _halved(mask: Tensor) -> Tensor:
     """`(B, T)` to `(B, ceil(T / 2))`: real where either frame was."""
     return F.pad(mask, (0, mask.shape[1] % 2)).unflatten(1, (-1, 2)).any(2)
-
-
-def build_input(kind: str, dim: int, width: int | None = None, **options: float) -> nn.Module:
-    """The input layer named by `kind`: "none", "linear" or "conv" (whose `options` are ConvInput's).
-
-    Raises ValueError for another kind, for a learned layer without a width and for "none" with another
-    width; TypeError for an option the layer does not know.
-    """
-    if kind == "none":
-        if width not in (None, dim):
-            raise ValueError(f'input "none" keeps the width {dim}; for {width} choose "linear" or "conv"')
-        return Identity(dim, **options)
-    layers = {"linear": LinearInput, "conv": ConvInput}
-    if kind not in layers:
-        raise ValueError(f'input must be "none", "linear" or "conv", not {kind!r}')
-    if width is None:
-        raise ValueError(f'input "{kind}" needs a width')
-    return layers[kind](dim, width, **options)
 
 
 class Standardise(nn.Module):

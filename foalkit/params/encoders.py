@@ -22,10 +22,8 @@ class LogMel(Strict):
     kind: ClassVar[Kind] = "sound"
     made_by: ClassVar[str] = "sound.LogMelEncoder"
     encoder: Literal["log-mel"]
-    bands: Count = 64
-    """mel bands, each a number per frame"""
-    hop_ms: Count = 10
-    """milliseconds from frame to frame"""
+    bands: Count = Field(64, description="mel bands, each a number per frame")
+    hop_ms: Count = Field(10, description="milliseconds from frame to frame")
 
 
 class Mfcc(Strict):
@@ -34,20 +32,17 @@ class Mfcc(Strict):
     kind: ClassVar[Kind] = "sound"
     made_by: ClassVar[str] = "sound.MfccEncoder"
     encoder: Literal["mfcc"]
-    coefficients: Count = 13
-    """coefficients per frame"""
-    rate: Count = 16_000
-    """samples per second (Hz) that the sound is brought to; CFN-SR: 44 100"""
-    window: Count = 400
-    """samples of a frame"""
-    hop: Count = 160
-    """samples from frame to frame"""
-    bands: Count = 40
-    """mel filters"""
-    start: float = Field(0.0, ge=0)
-    """where it begins, in seconds into the utterance"""
-    seconds: float | None = Field(None, gt=0)
-    """how much of the sound is used; a shorter one is filled up with silence, and noted; null: all of it"""
+    coefficients: Count = Field(13, description="coefficients per frame")
+    rate: Count = Field(16_000, description="samples per second (Hz) that the sound is brought to; CFN-SR: 44 100")
+    window: Count = Field(400, description="samples of a frame")
+    hop: Count = Field(160, description="samples from frame to frame")
+    bands: Count = Field(40, description="mel filters")
+    start: float = Field(0.0, ge=0, description="where it begins, in seconds into the utterance")
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="how much is used; a shorter sound is filled up with silence, and noted; null: all of it",
+    )
 
 
 class Waveform(Strict):
@@ -61,14 +56,12 @@ class Waveform(Strict):
 class WavLMWeights(Strict):
     """Which WavLM (transformers) is loaded, frozen or to be trained."""
 
-    model: str
-    """a hub name, a folder, or `small` (seeded random weights, written on first use)"""
-    revision: str | None = None
-    """the hub commit; needed for a hub name"""
-    width: Count = 1024
-    """numbers per frame, checked against the weights"""
-    summary: list[float] | None = None
-    """what features.encoders.wavlm.wavlm_summary must give for these weights; null: not checked"""
+    model: str = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
+    revision: str | None = Field(None, description="the hub commit; needed for a hub name")
+    width: Count = Field(1024, description="numbers per frame, checked against the weights")
+    summary: list[float] | None = Field(
+        None, description="what features.encoders.wavlm.wavlm_summary must give for these weights; null: not checked"
+    )
 
 
 class WavLM(WavLMWeights):
@@ -77,34 +70,23 @@ class WavLM(WavLMWeights):
     kind: ClassVar[Kind] = "sound"
     made_by: ClassVar[str] = "wavlm.WavLMEncoder"
     encoder: Literal["wavlm"]
-    layer: int = -1
-    """which of its hidden states; -1: the last"""
-    precision: Precision = "fp32"
-    """the arithmetic of the forward pass"""
-    device: Device = "auto"
-    """where it runs; auto: a GPU where there is one"""
+    layer: int = Field(-1, description="which of its hidden states; -1: the last")
+    precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
+    device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
 
 
 class FrameNetwork(Strict):
     """What the networks that see one frame at a time have in common."""
 
     kind: ClassVar[Kind] = "picture"
-    model: str
-    """the network's name, or `small` (seeded random weights, written on first use)"""
-    revision: str | None = None
-    """the hub commit; needed for weights from a hub"""
-    width: Count = 768
-    """numbers per frame, checked against the weights"""
-    region: Region = "picture"
-    """the speaker's whole picture, or the face in it"""
-    every: Count = 1
-    """use each n-th frame"""
-    batch: Count = 64
-    """frames at once through the network"""
-    precision: Precision = "fp32"
-    """the arithmetic of the forward pass"""
-    device: Device = "auto"
-    """where it runs; auto: a GPU where there is one"""
+    model: str = Field(description="the network's name, or `small` (seeded random weights, written on first use)")
+    revision: str | None = Field(None, description="the hub commit; needed for weights from a hub")
+    width: Count = Field(768, description="numbers per frame, checked against the weights")
+    region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
+    every: Count = Field(1, description="use each n-th frame")
+    batch: Count = Field(64, description="frames at once through the network")
+    precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
+    device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
 
 
 class ClipImages(FrameNetwork):
@@ -112,8 +94,9 @@ class ClipImages(FrameNetwork):
 
     made_by: ClassVar[str] = "frame_networks.ClipEncoder"
     encoder: Literal["clip"]
-    pretrained: str | None = None
-    """a hub repository of open_clip weights, or a local .safetensors file"""
+    pretrained: str | None = Field(
+        None, description="a hub repository of open_clip weights, or a local .safetensors file"
+    )
 
 
 class Expression(FrameNetwork):
@@ -121,8 +104,7 @@ class Expression(FrameNetwork):
 
     made_by: ClassVar[str] = "frame_networks.ExpressionEncoder"
     encoder: Literal["expression"]
-    region: Region = "face"
-    """the speaker's whole picture, or the face in it"""
+    region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
 class Hog(Strict):
@@ -131,16 +113,11 @@ class Hog(Strict):
     kind: ClassVar[Kind] = "picture"
     made_by: ClassVar[str] = "pictures.HogEncoder"
     encoder: Literal["hog"]
-    size: Count = 64
-    """pixels of each side that the picture is brought to"""
-    cell: Count = 8
-    """pixels of each side of a cell"""
-    orientations: Count = 8
-    """orientations, each a number per cell"""
-    region: Region = "picture"
-    """the speaker's whole picture, or the face in it"""
-    every: Count = 1
-    """use each n-th frame"""
+    size: Count = Field(64, description="pixels of each side that the picture is brought to")
+    cell: Count = Field(8, description="pixels of each side of a cell")
+    orientations: Count = Field(8, description="orientations, each a number per cell")
+    region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
+    every: Count = Field(1, description="use each n-th frame")
 
 
 class Frames(Strict):
@@ -149,12 +126,9 @@ class Frames(Strict):
     kind: ClassVar[Kind] = "picture"
     made_by: ClassVar[str] = "pictures.FramesEncoder"
     encoder: Literal["frames"]
-    frames: Count = 30
-    """how many, spread evenly over the utterance"""
-    size: Count = 224
-    """pixels of each side"""
-    region: Region = "face"
-    """the speaker's whole picture, or the face in it"""
+    frames: Count = Field(30, description="how many, spread evenly over the utterance")
+    size: Count = Field(224, description="pixels of each side")
+    region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
 class Imported(Strict):
@@ -163,16 +137,14 @@ class Imported(Strict):
     kind: ClassVar[Kind] = "numbers"
     made_by: ClassVar[str] = "imported.ImportedFeatures"
     encoder: Literal["imported"]
-    folder: str
-    """where the files lie; $NAME is taken from the environment"""
-    pattern: str = "{utterance}.npy"
-    """a file's place below the folder; may name any text column of the manifest"""
-    width: Count
-    """numbers per frame, checked in every file"""
+    folder: str = Field(description="where the files lie; $NAME is taken from the environment")
+    pattern: str = Field(
+        "{utterance}.npy", description="a file's place below the folder; may name any text column of the manifest"
+    )
+    width: Count = Field(description="numbers per frame, checked in every file")
 
 
 # a new encoder is a class above and its name here, and the class that `made_by` names
 Features = Annotated[
-    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Frames | Imported,
-    Field(discriminator="encoder"),
+    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Frames | Imported, Field(discriminator="encoder")
 ]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from foalkit import ROOT, UserError
 from foalkit.files import digest
 from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import difference, over, put, without_nulls
-from foalkit.params.schema import LedgerRow, Params, PublishedRow
+from foalkit.params.rows import LedgerRow, PublishedRow
+from foalkit.params.schema import Params
 
 NOT_SETTINGS = ("variants", "ledger", "published")  # the files in params/ that are no params files
 LONGEST = 80  # characters of a folder's name; a longer one is given by a digest
@@ -66,29 +66,22 @@ def params_files() -> list[str]:
 def read_ledger() -> dict[int, LedgerRow]:
     """The ledger's rows by number, from params/ledger.yaml."""
     return {
-        number: LedgerRow.model_validate(row)
-        for number, row in _read_yaml(ROOT / "params" / "ledger.yaml").items()
+        number: LedgerRow.model_validate(row) for number, row in _read_yaml(ROOT / "params" / "ledger.yaml").items()
     }
 
 
 def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[PublishedRow]:
     """The registry of printed results, in the file's order.
 
-    Raises UserError naming corpus, system and key of a row that is not whole, and the nearest known protocol.
+    Raises UserError naming corpus, system and key of a row that is not whole.
     """
     rows = []
     for corpus, blocks in _read_yaml(file).items():
         for block in blocks:
             common = {k: v for k, v in block.items() if k != "rows"}
             for row in block["rows"]:
-                try:
-                    rows.append(PublishedRow.model_validate({"corpus": corpus, **common, **row}))
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    key = "".join(f"{part}: " for part in first["loc"])
-                    message = first["msg"].removeprefix("Value error, ")
-                    name = row.get("system", "a row without system")
-                    raise UserError(f"{file.name}: {corpus}: {name}: {key}{message}") from None
+                where = f"{file.name}: {corpus}: {row.get('system', 'a row without system')}"
+                rows.append(validate(PublishedRow, {"corpus": corpus, **common, **row}, where))
     return rows
 
 

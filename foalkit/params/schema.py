@@ -1,42 +1,35 @@
 """The models of a params file: everything that a run depends on, each key with its meaning."""
 
 import math
-import typing
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from foalkit import ROOT, UserError
 from foalkit.files import digest
 from foalkit.params.encoders import Device, Features, Kind, Precision, WavLMWeights
 from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import put, without_nulls
+from foalkit.params.rows import Preset, Variant
 from foalkit.params.strict import Count, Name, Share, Strict
 
 Protocol = Literal["honest", "published"]
-Preset = Literal["ours", "paper", "code"]
-Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
 
 
 class Puppets(Strict):
     """The generated corpus in IEMOCAP's layout (foalkit.puppets.iemocap)."""
 
-    seed: int = 1
-    """another seed, another corpus"""
-    turns_per_session: int = Field(90, ge=8)
-    """labelled turns of each of the five sessions"""
+    seed: int = Field(1, description="another seed, another corpus")
+    turns_per_session: int = Field(90, ge=8, description="labelled turns of each of the five sessions")
 
 
 class PuppetTakes(Strict):
     """The generated corpus in RAVDESS's layout (foalkit.puppets.ravdess)."""
 
-    seed: int = 1
-    """another seed, another corpus"""
-    takes_per_actor: int = Field(12, ge=4, le=28)
-    """takes of each actor"""
-    actors: int = Field(24, ge=1, le=24)
-    """how many actors there are"""
+    seed: int = Field(1, description="another seed, another corpus")
+    takes_per_actor: int = Field(12, ge=4, le=28, description="takes of each actor")
+    actors: int = Field(24, ge=1, le=24, description="how many actors there are")
 
 
 class Recordings(Strict):
@@ -45,10 +38,10 @@ class Recordings(Strict):
     printed: ClassVar[tuple[str, int] | None] = (
         None  # the corpus's name in params/published.yaml, and the classes there
     )
-    root: str = ""
-    """the corpus's folder, in the project or absolute; $NAME is taken from the environment; needless if generated"""
-    labels: dict[str, str]
-    """the corpus's label → class; utterances of other labels are left out"""
+    root: str = Field(
+        "", description="the corpus's folder; $NAME is taken from the environment; a generated corpus needs none"
+    )
+    labels: dict[str, str] = Field(description="the corpus's label → class; utterances of other labels are left out")
     classes: list[str] = Field(min_length=2)
     """the classes in the order of the logits"""
 
@@ -72,10 +65,12 @@ class Iemocap(Recordings):
 
     printed: ClassVar = ("IEMOCAP", 4)
     reader: Literal["iemocap"]
-    generate: Puppets | None = None
-    """the puppets that are written in this layout where nothing lies yet; null: real recordings"""
-    assert_counts: bool = False
-    """the real IEMOCAP: stop unless the counts are those of the literature"""
+    generate: Puppets | None = Field(
+        None, description="the puppets that are written in this layout where nothing lies yet; null: real recordings"
+    )
+    assert_counts: bool = Field(
+        False, description="the real IEMOCAP: stop unless the counts are those of the literature"
+    )
 
 
 class Ravdess(Recordings):
@@ -83,8 +78,9 @@ class Ravdess(Recordings):
 
     printed: ClassVar = ("RAVDESS", 8)
     reader: Literal["ravdess"]
-    generate: PuppetTakes | None = None
-    """the puppets that are written in this layout where nothing lies yet; null: real recordings"""
+    generate: PuppetTakes | None = Field(
+        None, description="the puppets that are written in this layout where nothing lies yet; null: real recordings"
+    )
 
 
 # who reads the recordings: the module of that name in foalkit.corpora (and foalkit.puppets, where it is generated)
@@ -94,10 +90,10 @@ Corpus = Annotated[Iemocap | Ravdess, Field(discriminator="reader")]
 class Clip(Strict):
     """The part of an utterance that is used."""
 
-    seconds: float = Field(6.0, gt=0)
-    """how long at most (paper: 6 s)"""
-    part: Literal["first", "centre", "all"] = "first"
-    """its first seconds, its central ones, or all of it"""
+    seconds: float = Field(6.0, gt=0, description="how long at most (paper: 6 s)")
+    part: Literal["first", "centre", "all"] = Field(
+        "first", description="its first seconds, its central ones, or all of it"
+    )
 
     def window(self, length: float) -> tuple[float, float]:
         """From where to where an utterance of `length` seconds is used, in seconds from its start."""
@@ -107,82 +103,81 @@ class Clip(Strict):
         return start, start + self.seconds
 
 
-class Input(Strict):
-    """What stands between a stream's features and the fusion."""
+class NoInput(Strict):
+    """The stream enters the fusion as it is."""
 
-    kind: Literal["none", "linear", "conv"]
-    """nothing, a linear layer, or 1-D convolutions over time"""
-    width: Count | None = None
-    """numbers per frame that come out; null: as many as enter (kind none)"""
-    layers: Count = 3
-    """convolutions"""
-    stride: Count = 4
-    """frames that enter for one that comes out, a power of two"""
-    kernel: Count = 5
-    """frames that a convolution sees"""
-    dropout: Share = 0.1
-    """after each convolution"""
+    kind: Literal["none"]
+
+
+class LinearInput(Strict):
+    """A linear layer per frame between a stream's features and the fusion."""
+
+    kind: Literal["linear"]
+    width: Count = Field(description="numbers per frame that come out")
+
+
+class ConvInput(Strict):
+    """1-D convolutions over time between a stream's features and the fusion."""
+
+    kind: Literal["conv"]
+    width: Count = Field(description="numbers per frame that come out")
+    layers: Count = Field(3, description="convolutions")
+    stride: Count = Field(4, description="frames that enter for one that comes out, a power of two")
+    kernel: Count = Field(5, description="frames that a convolution sees")
+    dropout: Share = Field(0.1, description="after each convolution")
 
 
 class FineTuned(WavLMWeights):
     """A WavLM (transformers) trained with the rest on the `waveform` feature, its CNN front end frozen."""
 
     kind: Literal["wavlm"]
-    normalise: bool = False
-    """zero mean and unit deviation per clip; the released code does not"""
-    checkpointing: bool = False
-    """recompute activations in the backward pass: less memory, a third more time"""
+    normalise: bool = Field(False, description="zero mean and unit deviation per clip; the released code does not")
+    checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, a third more time"
+    )
 
 
 class Model(Strict):
     """Foal-Net's sizes (paper section 2 and released code)."""
 
-    layers: Count = 2
-    """layers of each cross-attention stack"""
-    heads: Count = 4
-    """attention heads; they divide the streams' widths"""
-    dropout: Share = 0.1
-    """in the fusion"""
-    projection_dim: Count = 512
-    """width of AVEL's space"""
-    projection_dropout: Share = 0.5
-    """in AVEL's projections"""
-    inputs: dict[Name, Annotated[Input | FineTuned, Field(discriminator="kind")]] = {}
-    """the input layer of each stream that has one"""
+    layers: Count = Field(2, description="layers of each cross-attention stack")
+    heads: Count = Field(4, description="attention heads; they divide the streams' widths")
+    dropout: Share = Field(0.1, description="in the fusion")
+    projection_dim: Count = Field(512, description="width of AVEL's space")
+    projection_dropout: Share = Field(0.5, description="in AVEL's projections")
+    inputs: dict[Name, Annotated[NoInput | LinearInput | ConvInput | FineTuned, Field(discriminator="kind")]] = Field(
+        {}, description="the input layer of each stream that has one"
+    )
 
 
 class CfnSr(Strict):
     """CFN-SR's switches (spec sections 3 and 6); the stem sizes follow the `frames` and `mfcc` features."""
 
-    block: bool = True
-    """the cross-modal block; without it the branches are only spliced"""
-    residual: bool = True
-    """add the video branch to what the block makes of it"""
-    batch_summed_attention: bool = False
-    """the released code's maps, summed over the batch"""
-    crop: tuple[float, float] = (0.8, 1.4)
-    """the random crop's share of the picture; above 1 it is the whole"""
-    flip: Share = 0.5
-    """chance that a clip is mirrored"""
+    block: bool = Field(True, description="the cross-modal block; without it the branches are only spliced")
+    residual: bool = Field(True, description="add the video branch to what the block makes of it")
+    batch_summed_attention: bool = Field(False, description="the released code's maps, summed over the batch")
+    crop: tuple[float, float] = Field(
+        (0.8, 1.4), description="the random crop's share of the picture; above 1 it is the whole"
+    )
+    flip: Share = Field(0.5, description="chance that a clip is mirrored")
 
 
 class Loss(Strict):
     """L = cross-entropy + avel · L_AVEL + mem · L_MEM, with the ledger's rows 1-4."""
 
-    avel: float = Field(1.0, ge=0)
-    """weight of L_AVEL (ledger 4)"""
-    mem: float = Field(0.1, ge=0)
-    """weight of L_MEM (ledger 4)"""
-    hard_negatives: Literal["argmax", "multinomial"] = "argmax"
-    """MEM's negative: the most similar (paper), or drawn (released code) (ledger 1)"""
-    temperature: float = Field(2.659, gt=0)
-    """AVEL's divisor at the start (ledger 2)"""
-    learn_temperature: bool = True
-    """whether it is trained with the rest"""
-    temperature_range: tuple[float, float] | None = None
-    """limits that a learned one is kept in, as ALBEF's 0.001 to 0.5 (ledger 2); null: none"""
-    normalise_targets: bool | Literal["matched"] = False
-    """divide AVEL's targets by the row's positives (ledger 3); see losses.avel"""
+    avel: float = Field(1.0, ge=0, description="weight of L_AVEL (ledger 4)")
+    mem: float = Field(0.1, ge=0, description="weight of L_MEM (ledger 4)")
+    hard_negatives: Literal["argmax", "multinomial"] = Field(
+        "argmax", description="MEM's negative: the most similar (paper), or drawn (released code) (ledger 1)"
+    )
+    temperature: float = Field(2.659, gt=0, description="AVEL's divisor at the start (ledger 2)")
+    learn_temperature: bool = Field(True, description="whether it is trained with the rest")
+    temperature_range: tuple[float, float] | None = Field(
+        None, description="limits that a learned one is kept in, as ALBEF's 0.001 to 0.5 (ledger 2); null: none"
+    )
+    normalise_targets: bool | Literal["matched"] = Field(
+        False, description="divide AVEL's targets by the row's positives (ledger 3); see losses.avel"
+    )
 
     @model_validator(mode="after")
     def _temperature_in_range(self):
@@ -195,47 +190,49 @@ class Loss(Strict):
 class Training(Strict):
     """The loop. CPU runs with the same params, seed and `threads` give the same bytes on one machine."""
 
-    epochs: Count = 40
-    """passes over the training side"""
-    batch: int = Field(64, ge=2)
-    """clips that one step sees, over all processes"""
-    micro_batch: Count | None = None
-    """clips at once through the input layers; the losses see the whole batch all the same; null: all"""
-    processes: Count = 1
-    """GPUs (or CPU processes) that share a batch"""
-    local_batch: int | None = Field(None, ge=2)
-    """losses on such shares of the batch, gathered without gradient (ledger 5); null: on the whole batch"""
-    lr: float = Field(1e-4, gt=0)
-    """AdamW's learning rate"""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's weight decay; 0: Adam"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: to 0 after a warm-up of 5 % of the steps (ledger 7)"""
-    sampler: Literal["balanced", "shuffle"] = "balanced"
-    """drawn by inverse class frequency with replacement, or every clip once an epoch (ledger 11)"""
-    positive_pass: Literal["shared", "separate"] = "shared"
-    """the released code fuses the positives twice (ledger 10)"""
-    standardise: list[Name] = []
-    """streams brought to zero mean, unit deviation per feature, from training utterances"""
-    device: Device = "auto"
-    """where it runs; auto: a GPU where there is one"""
-    precision: Precision = "fp32"
-    """the arithmetic of the forward pass"""
-    threads: Count = 1
-    """CPU threads of a run"""
-    job: Literal["fold", "folds"] = "fold"
-    """what a job of the grid trains of a variant: one fold, or all folds in turn"""
+    epochs: Count = Field(40, description="passes over the training side")
+    batch: int = Field(64, ge=2, description="clips that one step sees, over all processes")
+    micro_batch: Count | None = Field(
+        None,
+        description="clips at once through the input layers; the losses see the whole batch all the same; null: all",
+    )
+    processes: Count = Field(1, description="GPUs (or CPU processes) that share a batch")
+    local_batch: int | None = Field(
+        None,
+        ge=2,
+        description="losses on such shares of the batch, gathered without gradient (ledger 5); null: on all of it",
+    )
+    lr: float = Field(1e-4, gt=0, description="AdamW's learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; 0: Adam")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: to 0 after a warm-up of 5 % of the steps (ledger 7)"
+    )
+    sampler: Literal["balanced", "shuffle"] = Field(
+        "balanced",
+        description="drawn by inverse class frequency with replacement, or every clip once an epoch (ledger 11)",
+    )
+    positive_pass: Literal["shared", "separate"] = Field(
+        "shared", description="the released code fuses the positives twice (ledger 10)"
+    )
+    standardise: list[Name] = Field(
+        [], description="streams brought to zero mean, unit deviation per feature, from training utterances"
+    )
+    device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
+    precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
+    threads: Count = Field(1, description="CPU threads of a run")
+    job: Literal["fold", "folds"] = Field(
+        "fold", description="what a job of the grid trains of a variant: one fold, or all folds in turn"
+    )
 
 
 class Folds(Strict):
     """Which groups are held out: IEMOCAP's sessions one by one, or RAVDESS's actors by the list."""
 
-    by: Literal["session", "speaker"] = "session"
-    """the manifest's column that the groups name"""
-    groups: list[list[str]] = Field(min_length=2)
-    """the sessions or speakers that each fold holds out"""
-    published: Count | None = None
-    """how many of them the published protocol tests, where that is not all: the rest is always trained on"""
+    by: Literal["session", "speaker"] = Field("session", description="the manifest's column that the groups name")
+    groups: list[list[str]] = Field(min_length=2, description="the sessions or speakers that each fold holds out")
+    published: Count | None = Field(
+        None, description="how many of them the published protocol tests; the rest is always trained on; null: all"
+    )
 
     @model_validator(mode="after")
     def _no_more_than_there_are(self):
@@ -244,103 +241,29 @@ class Folds(Strict):
         return self
 
 
-class Variant(Strict):
-    """One row of the ablation: the question it answers, its streams, and what it sets."""
-
-    question: str
-    """what the row answers, in plain words"""
-    label: str
-    """its name in tables and figures"""
-    modality: str
-    """A, V or A+V"""
-    streams: list[Name] = Field(min_length=1)
-    """the features that it reads; the first one asks and is asked as the paper's audio"""
-    network: Literal["foal-net", "cfn-sr"] = "foal-net"
-    """whose one- or two-stream network the streams enter"""
-    starts_from: list[Name] = []
-    """the variants whose runs of the same fold and seed give the first weights"""
-    set: dict[str, Any] = {}
-    """settings of its own, by dotted key"""
-    published: dict[str, tuple[float | None, float | None]] = {}
-    """method → (UA, WA) in percent, as printed; null: not printed"""
-    note: str = ""
-    """what a reader of the row must know"""
-    ledger: int | None = None
-    """the ledger's row it belongs to: it is compared with foal-net, and was never printed"""
-
-
-class LedgerRow(Strict):
-    """Where paper and released code part (params/ledger.yaml): what each says, and the settings that realise it."""
-
-    topic: str
-    paper: str
-    code: str
-    ours: str
-    set: dict[Preset, dict[str, Any]] = {}
-    variants: dict[Name, dict[str, Any]] = {}
-    see: str = ""
-    """where the report answers a row without a switch"""
-
-
-class PublishedRow(Strict):
-    """A printed result (params/published.yaml): UA and WA (accuracy) in percent, and how the epoch was chosen."""
-
-    system: str
-    year: int | None = None
-    """null: our own"""
-    corpus: str
-    modality: str
-    ua: float | None = Field(None, ge=0, le=100)
-    wa: float | None = Field(None, ge=0, le=100)
-    protocol: Selected
-    folds: str = ""
-    parameters: float | None = Field(None, gt=0)
-    """millions"""
-    source: str
-    note: str = ""
-
-    @field_validator("protocol", mode="before")
-    @classmethod
-    def _known_protocol(cls, value):
-        if value not in typing.get_args(Selected):
-            raise ValueError(unknown("protocol", str(value), typing.get_args(Selected)))
-        return value
-
-    @model_validator(mode="after")
-    def _has_a_number(self):
-        if self.ua is None and self.wa is None and not self.note:
-            raise ValueError("neither ua nor wa, and no note that says why")
-        return self
-
-
 class Params(Strict):
     """Everything a run depends on; unknown keys are errors that name the nearest valid one."""
 
-    name: str
-    """the file's name"""
-    about: str
-    """what it is for"""
-    ledger: Preset = "ours"
-    """the column of the ledger whose settings stand under those that the file writes"""
-    outputs: str
-    """the folder that runs and report are written to, in the project or absolute"""
+    name: str = Field(description="the file's name")
+    about: str = Field(description="what it is for")
+    ledger: Preset = Field(
+        "ours", description="the column of the ledger whose settings stand under those that the file writes"
+    )
+    outputs: str = Field(description="the folder that runs and report are written to, in the project or absolute")
     corpus: Corpus
     clip: Clip = Clip()
-    features: dict[Name, Features] = Field(min_length=1)
-    """the streams by name"""
+    features: dict[Name, Features] = Field(min_length=1, description="the streams by name")
     folds: Folds
     model: Model = Model()
     cfn_sr: CfnSr = CfnSr()
     loss: Loss = Loss()
     training: Training = Training()
-    seeds: list[int] = Field([0], min_length=1)
-    """each run once for each of them"""
-    ablation: dict[Protocol, list[Name]]
-    """the rows under each protocol, in the order of the report"""
-    variants: dict[Name, Variant]
-    """the rows by name; params/variants.yaml has those of the papers"""
-    differs: dict[str, Any] = Field({}, exclude=True)
-    """set by the overrides, not by a file: what they change, by dotted key"""
+    seeds: list[int] = Field([0], min_length=1, description="each run once for each of them")
+    ablation: dict[Protocol, list[Name]] = Field(description="the rows under each protocol, in the order of the report")
+    variants: dict[Name, Variant] = Field(description="the rows by name; params/variants.yaml has those of the papers")
+    differs: dict[str, Any] = Field(
+        {}, exclude=True, description="set by the overrides, not by a file: what they change, by dotted key"
+    )
 
     @model_validator(mode="after")
     def _names_exist(self):
@@ -386,9 +309,7 @@ class Params(Strict):
     def corpus_folder(self) -> str:
         """`corpus.root`, or where the generated corpus lies, shared likewise."""
         made = self.corpus.recordings
-        return self.corpus.root or str(
-            self.folder.parent / "corpora" / f"{made['reader']}-{digest(made)[:8]}"
-        )
+        return self.corpus.root or str(self.folder.parent / "corpora" / f"{made['reader']}-{digest(made)[:8]}")
 
     @property
     def data_digest(self) -> str:
@@ -403,11 +324,7 @@ class Params(Strict):
         """A stream's folder below `features_folder`, the same for all params that ask for the same features."""
         spec = self.features[stream]
         # not how the classes are called or ordered: which labels are read decides which utterances there are
-        asked = {
-            **self.corpus.recordings,
-            "labels": sorted(self.corpus.labels),
-            "clip": self.clip.model_dump(),
-        }
+        asked = {**self.corpus.recordings, "labels": sorted(self.corpus.labels), "clip": self.clip.model_dump()}
         asked["encoder"] = spec.model_dump(exclude={"device", "batch", "summary"})
         return f"{spec.encoder}-{digest(asked)}"
 

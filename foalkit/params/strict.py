@@ -11,6 +11,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Strict(BaseModel):
-    """Settings: frozen; an unknown key is an error. A field's docstring is its meaning in `foalkit params`."""
+    """Settings: frozen; an unknown key is an error. `foalkit params` prints the fields' descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")

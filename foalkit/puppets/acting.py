@@ -49,12 +49,7 @@ def perform(rng: np.random.Generator, times: np.ndarray, turns: list[tuple], mou
         controls[first:tail] = rest + amount[:, None] * (apex - rest)
         excited[first:end] = 0.45 + 0.45 * arousal
     # Head: slow wandering for everyone, beats with the voice for the one who speaks, larger when aroused.
-    for name, size, hertz in (
-        ("tilt", 0.025, 0.23),
-        ("turn", 0.05, 0.17),
-        ("nod", 0.02, 0.31),
-        ("sway", 0.03, 0.13),
-    ):
+    for name, size, hertz in (("tilt", 0.025, 0.23), ("turn", 0.05, 0.17), ("nod", 0.02, 0.31), ("sway", 0.03, 0.13)):
         controls[:, column[name]] += size * np.sin(2 * np.pi * (hertz * times + rng.random()))
     beat = np.sin(2 * np.pi * (2.1 * times + rng.random()))
     controls[:, column["nod"]] += 0.05 * excited * beat

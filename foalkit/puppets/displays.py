@@ -11,11 +11,7 @@ import numpy as np
 
 CORNERS = {"hap": (1, 1), "ang": (1, -1), "sad": (-1, -1), "neu": (-1, 1)}  # class -> arousal, valence
 PRIORS = {"hap": 0.30, "ang": 0.20, "sad": 0.20, "neu": 0.30}  # IEMOCAP's four classes, rounded
-STRONG = (
-    0.96,
-    0.03,
-    0.01,
-)  # a display's chance to be right, unclear, wrong on the axis its modality tells well ...
+STRONG = (0.96, 0.03, 0.01)  # a display's chance to be right, unclear, wrong on the axis its modality tells well ...
 WEAK = {"audio": (0.60, 0.25, 0.15), "video": (0.64, 0.21, 0.15)}  # ... and on the other one
 MASKED = 0.05  # the modality shows nothing at all
 CONTRADICTS = 0.01  # it shows the opposite corner
@@ -51,9 +47,7 @@ def display_table(modality: str) -> dict[str, np.ndarray]:
 def ceilings(priors: dict[str, float] = PRIORS) -> dict[str, float]:
     """Return the Bayes-optimal accuracy (0..1) of "audio", "video", "both", over all 9, 9 and 81 displays."""
     prior = np.array([priors[label] for label in CORNERS])
-    audio, video = (
-        np.stack([display_table(m)[label].ravel() for label in CORNERS]) for m in ("audio", "video")
-    )
+    audio, video = (np.stack([display_table(m)[label].ravel() for label in CORNERS]) for m in ("audio", "video"))
     return {
         "audio": float((prior[:, None] * audio).max(0).sum()),
         "video": float((prior[:, None] * video).max(0).sum()),

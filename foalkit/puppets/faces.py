@@ -5,7 +5,6 @@ A pose turns them into pixels; features nearer to the viewer shift more when the
 there is. The renderer is matplotlib's, used without figures, because the kit depends on matplotlib anyway.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,70 +13,10 @@ from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
 from foalkit.puppets.acting import CONTROLS
+from foalkit.puppets.looks import BEHIND, HAIRLINES, Look
 
 PANEL = (240, 348)  # rows, columns of one actor's half of the picture
 UNIT = 55.0  # pixels per face unit: a head of about 155 pixels, hair and all
-
-
-@dataclass(frozen=True)
-class Look:
-    """What stays the same about one speaker: colours (hex) and proportions (1 = average)."""
-
-    skin: str
-    hair: str
-    iris: str
-    cloth: str
-    wall: str
-    style: str
-    width: float = 1.0
-    jaw: float = 1.0
-    eyes: float = 1.0
-    brows: float = 1.0
-    lips: str = "#b5524f"
-    beard: bool = False
-    glasses: bool = False
-    collar: str = "round"
-    temples: bool = False  # hair behind them: before a bright wall, gaps between hair and ears show
-
-
-LOOKS = {
-    "Ses01F": Look("#dba37a", "#8f6330", "#3b2a20", "#a4566b", "#cfd6df", "bun", 0.92, 0.86, 1.05, 0.85),
-    "Ses01M": Look("#f7cfb5", "#4f3018", "#5f86b4", "#7c6a9c", "#d7dccd", "short", 1.03, 1.12, 0.95, 1.2,
-                   "#b96a66", beard=True, collar="shirt"),
-    "Ses02F": Look("#7a4a30", "#1f1815", "#2b1a12", "#d9a441", "#d5cfdf", "curly", 0.96, 0.92, 1.08, 0.95,
-                   "#8a3a3c"),
-    "Ses02M": Look("#82583d", "#2a201d", "#4a3320", "#64688f", "#cddcdc", "crop", 0.98, 1.05, 1.0, 1.25,
-                   "#8f4a44"),
-    "Ses03F": Look("#f3c9a8", "#c9a24d", "#5c8a68", "#3f7a7a", "#e0d6cb", "long", 0.93, 0.88, 1.1, 0.8,
-                   "#c4545c"),
-    "Ses03M": Look("#e3b48d", "#8c8c90", "#60788a", "#57684f", "#d2d9e4", "side", 1.06, 1.14, 0.9, 1.3,
-                   "#b0605a", glasses=True, collar="shirt"),
-    "Ses04F": Look("#c98d63", "#2c1d18", "#38241a", "#b8523a", "#d3dfd3", "bob", 0.98, 0.94, 1.0, 1.0,
-                   "#b04048", glasses=True),
-    "Ses04M": Look("#f4c3a4", "#a8431f", "#6e9a6a", "#3d5a80", "#e2dccd", "side", 0.97, 1.0, 1.0, 1.05,
-                   "#bb6058", collar="shirt"),
-    "Ses05F": Look("#96623f", "#5b2a1c", "#5a3b20", "#8a9a5b", "#dcd1d6", "pony", 0.94, 0.9, 1.06, 0.9,
-                   "#9a3f44"),
-    "Ses05M": Look("#5f3a26", "#161212", "#24160f", "#a23e48", "#cfdbe2", "crop", 1.02, 1.1, 0.97, 1.15,
-                   "#74383a", beard=True),
-}  # fmt: skip
-_HAIRLINES = {  # from one temple to the other
-    "bun": "-0.92 0.50, -0.60 0.86, 0 1.08, 0.60 0.86, 0.92 0.50",
-    "short": "-0.93 0.46, -0.72 0.80, -0.3 0.98, 0.3 0.98, 0.72 0.80, 0.93 0.46",
-    "crop": "-0.94 0.40, -0.80 0.86, -0.35 1.02, 0.35 1.02, 0.80 0.86, 0.94 0.40",
-    "side": "-0.94 0.42, -0.74 0.88, -0.42 1.02, 0.1 0.80, 0.62 0.72, 0.94 0.42",
-    "long": "-1.00 -0.30, -0.86 0.40, -0.30 1.02, 0.05 1.10, 0.42 0.98, 0.88 0.40, 1.00 -0.30",
-    "bob": "-1.02 -0.35, -0.86 0.30, -0.66 0.74, 0 0.80, 0.66 0.74, 0.86 0.30, 1.02 -0.35",
-    "pony": "-0.93 0.48, -0.55 0.90, 0.1 1.06, 0.66 0.84, 0.93 0.48",
-    "curly": "-0.95 0.40, -0.66 0.86, -0.2 0.98, 0.25 0.94, 0.66 0.86, 0.95 0.40",
-}
-_BEHIND = {  # hair that falls behind the head and the shoulders
-    "long": "0 1.35, 0.75 1.25, 1.12 0.7, 1.20 -0.3, 1.26 -1.1, 1.05 -1.75, 0.6 -1.7, 0 -1.2, "
-    "-0.6 -1.7, -1.05 -1.75, -1.26 -1.1, -1.20 -0.3, -1.12 0.7, -0.75 1.25",
-    "bob": "0 1.35, 0.78 1.22, 1.16 0.65, 1.24 -0.2, 1.16 -0.85, 0.8 -0.95, 0 -0.6, "
-    "-0.8 -0.95, -1.16 -0.85, -1.24 -0.2, -1.16 0.65, -0.78 1.22",
-    "pony": "0.5 1.3, 1.25 1.1, 1.50 0.2, 1.38 -0.9, 1.12 -0.6, 1.1 0.4, 0.8 0.9",
-}
 
 
 class Portrait:
@@ -135,8 +74,8 @@ class Portrait:
         if self.look.temples:
             for side in (-1, 1):
                 self._fill(_oval(0.95 * side * self.look.width, 0.36, 0.09, 0.22), dark, depth=-0.1)
-        if style in _BEHIND:
-            self._fill(_smooth(_points(_BEHIND[style])), dark, depth=-0.3)
+        if style in BEHIND:
+            self._fill(_smooth(_points(BEHIND[style])), dark, depth=-0.3)
         if style == "bun":
             self._fill(_oval(0, 1.46, 0.40, 0.30), dark, depth=-0.3)
             self._fill(_oval(-0.06, 1.52, 0.26, 0.17), self._hair, depth=-0.3)
@@ -148,10 +87,7 @@ class Portrait:
     def _body(self, c):
         skin, cloth, up = self._skin, self._cloth, 0.30 * c["shoulders"]
         wide = 1.72 + 0.10 * c["shoulders"]
-        xs, ys = (
-            [0.45, 1.1, wide - 0.15, wide, wide + 0.1],
-            [0.02, 0.7 * up - 0.16, up - 0.42, up - 0.9, -1.6],
-        )
+        xs, ys = ([0.45, 1.1, wide - 0.15, wide, wide + 0.1], [0.02, 0.7 * up - 0.16, up - 0.42, up - 0.9, -1.6])
         self._shape(*_both(xs, ys, -0.02, -1.8), cloth)
         ys = [-0.15, 0.7 * up - 0.25, up - 0.6, -1.6, -1.7]
         self._shape([0.5, 1.1, wide - 0.1, wide, 0.8], ys, _shade(cloth, 0.88), 0.8)
@@ -159,9 +95,7 @@ class Portrait:
             xs = [side * (wide - 0.42), side * (wide - 0.38)]
             self._curve(xs, [-1.4, up - 0.95], _shade(cloth, 0.7), 1.6, 0.7)
         self._shape(*_both([0.40, 0.42, 0.62], [0.55, 0.05, -0.08], 0.7, -0.46), _shade(skin, 0.9))
-        self._shape(
-            *_both([0.41, 0.40], [0.5, 0.12], 0.6, -0.16), _shade(skin, 0.72), 0.75
-        )  # the chin's shadow
+        self._shape(*_both([0.41, 0.40], [0.5, 0.12], 0.6, -0.16), _shade(skin, 0.72), 0.75)  # the chin's shadow
         if self.look.collar == "shirt":
             for side, light in ((-1, 1.25), (1, 1.12)):
                 flap = _points("0.40 0.12, 0.72 -0.06, 0.42 -0.62, 0 -0.42") * (side, 1)
@@ -184,18 +118,8 @@ class Portrait:
         self._fill(outline, skin)
         # Soft shading: translucent crescents on the far side, one light patch on the forehead.
         for edge in (0.30, 0.43, 0.56, 0.69):
-            far = [
-                0.50,
-                *xs[1:-1],
-                0.9 * xs[-1],
-                0.5 * edge,
-                0.36 + edge / 2,
-                0.45 + edge / 2,
-                0.3 + edge / 2,
-            ]
-            self._shape(
-                far, [1.16, *ys[1:-1], -1.18 - drop, -1.12 - drop, -0.5, 0.3, 0.9], _shade(skin, 0.80), 0.16
-            )
+            far = [0.50, *xs[1:-1], 0.9 * xs[-1], 0.5 * edge, 0.36 + edge / 2, 0.45 + edge / 2, 0.3 + edge / 2]
+            self._shape(far, [1.16, *ys[1:-1], -1.18 - drop, -1.12 - drop, -0.5, 0.3, 0.9], _shade(skin, 0.80), 0.16)
         self._fill(_oval(-0.22, 0.82, 0.46, 0.22), _shade(skin, 1.12), 0.30, depth=0.05)
         for x in (-0.56 * w, 0.56 * w):
             for ring in (1.0, 0.75, 0.5):  # concentric ovals make a soft blush
@@ -282,21 +206,13 @@ class Portrait:
         self._curve([0.07, 0.11, 0.18, 0.10, 0.0], ys, dark, 1.6, 0.75, depth=0.28)
         flare = 0.14 + 0.03 * c["wrinkle"]
         for side in (-1, 1):
-            self._fill(
-                _oval(side * flare * 0.62, up - 0.345, 0.045, 0.022), _shade(skin, 0.42), 0.8, depth=0.28
-            )
+            self._fill(_oval(side * flare * 0.62, up - 0.345, 0.045, 0.022), _shade(skin, 0.42), 0.8, depth=0.28)
             xs = [side * flare, side * (flare + 0.05), side * flare]
             self._curve(xs, [up - 0.22, up - 0.30, up - 0.355], dark, 1.5, 0.6, depth=0.26)
 
     def _mouth(self, c):
         skin, lip, jaw, upper = self._skin, _rgb(self.look.lips), max(c["jaw"], 0), max(c["upper"], 0)
-        half = (
-            0.34
-            + 0.13 * c["smile"]
-            + 0.09 * c["stretch"]
-            + 0.07 * c["lips"]
-            - 0.03 * (c["pout"] + c["frown"])
-        )
+        half = 0.34 + 0.13 * c["smile"] + 0.09 * c["stretch"] + 0.07 * c["lips"] - 0.03 * (c["pout"] + c["frown"])
         bend = 0.24 * c["smile"] - 0.22 * c["frown"]
         y0 = 0.03 * c["pout"] - 0.06 * jaw - 0.35 * bend - 0.70
         t = np.linspace(-1, 1, 17)
@@ -316,30 +232,22 @@ class Portrait:
             self._fill(_ribbon(x, tongue, bottom, 3), (0.78, 0.32, 0.34), depth=0.15)
             self._fill(_ribbon(x, top, teeth, 1), (0.98, 0.97, 0.94), depth=0.15)
             if upper > 0.3:  # bared: the lower row shows too
-                self._fill(
-                    _ribbon(x, np.minimum(bottom + 0.05 * arch, top), bottom, 3),
-                    (0.93, 0.92, 0.88),
-                    depth=0.15,
-                )
+                self._fill(_ribbon(x, np.minimum(bottom + 0.05 * arch, top), bottom, 3), (0.93, 0.92, 0.88), depth=0.15)
         self._fill(_ribbon(x, top + bow, top), _shade(lip, 0.88), depth=0.15)
         self._fill(_ribbon(x, bottom, bottom - full), lip, depth=0.15)
-        self._fill(
-            _ribbon(x, bottom - 0.3 * full, bottom - 0.62 * full, 5), _shade(lip, 1.35), 0.5, depth=0.15
-        )
+        self._fill(_ribbon(x, bottom - 0.3 * full, bottom - 0.62 * full, 5), _shade(lip, 1.35), 0.5, depth=0.15)
         self._line(x, top, _shade(lip, 0.5), 1.4, depth=0.15)
         if gap > 0.02:
             self._line(x, bottom, _shade(lip, 0.55), 1.0, 0.7, depth=0.15)
         for y in (-1.02, -1.08):  # the chin's furrow
-            self._curve(
-                [-0.12, 0, 0.12], [y, y + 0.04, y], _shade(skin, 0.6), 1.6, 0.7 * c["pout"], depth=0.1
-            )
+            self._curve([-0.12, 0, 0.12], [y, y + 0.04, y], _shade(skin, 0.6), 1.6, 0.7 * c["pout"], depth=0.1)
 
     def _hair_front(self):
         hair, w, style = self._hair, self.look.width, self.look.style
         temple = "1.14 -0.2" if style in ("long", "bob") else "1.05 0.25"
         crown = _points(f"{temple}, 1.02 0.62, 0.88 1.08, 0.50 1.36") * (w, 1)
         top = [(0, 1.48 if style == "side" else 1.42)]
-        outline = [_points(_HAIRLINES[style]) * (w, 1), crown, top, crown[::-1] * (-1, 1)]
+        outline = [_points(HAIRLINES[style]) * (w, 1), crown, top, crown[::-1] * (-1, 1)]
         self._fill(_smooth(np.concatenate(outline)), hair, depth=-0.05)
         for x, y in ((-0.42, 1.20), (-0.32, 1.29)):
             light = _shade(hair, 1.3 if sum(hair) > 0.6 else 1.7)
@@ -410,9 +318,7 @@ def _smooth(points: np.ndarray, *, closed: bool = True) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _spline(n: int, closed: bool) -> np.ndarray:
     u = np.linspace(0, 1, 6, endpoint=False)
-    weights = 0.5 * np.stack(
-        [-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3, u + 4 * u**2 - 3 * u**3, u**3 - u**2], 1
-    )
+    weights = 0.5 * np.stack([-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3, u + 4 * u**2 - 3 * u**3, u**3 - u**2], 1)
     spans = n if closed else n - 1
     basis = np.zeros((spans * 6 + (not closed), n))
     for span in range(spans):

@@ -9,16 +9,9 @@ import av
 import numpy as np
 
 from foalkit.puppets.acting import perform
-from foalkit.puppets.displays import (
-    CORNERS,
-    PRIORS,
-    Turn,
-    ceilings,
-    display_row,
-    display_tables,
-    draw_display,
-)
-from foalkit.puppets.faces import LOOKS, PANEL, Portrait
+from foalkit.puppets.displays import CORNERS, PRIORS, Turn, ceilings, display_row, display_tables, draw_display
+from foalkit.puppets.faces import PANEL, Portrait
+from foalkit.puppets.looks import LOOKS
 from foalkit.puppets.voices import HOP, RATE, VOICES, speak
 from foalkit.puppets.writing import (
     FPS,
@@ -33,10 +26,7 @@ from foalkit.puppets.writing import (
 
 VERSION = 1  # raise it with every change that changes a byte of the corpus
 USABLE = 0.8  # share of turns in the four classes; the others are what every reader leaves out
-EXPRESSIVE = {
-    "F": (1.0, 1.1, 0.93, 1.05, 0.9),
-    "M": (0.9, 1.02, 1.08, 0.95, 1.05),
-}  # by session: how far displays go
+EXPRESSIVE = {"F": (1.0, 1.1, 0.93, 1.05, 0.9), "M": (0.9, 1.02, 1.08, 0.95, 1.05)}  # by session: how far displays go
 # IEMOCAP's turn lengths in seconds at these percentiles (5 531 turns of four classes).
 _PERCENT = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
 _LENGTHS = (0.58, 1.09, 1.39, 1.68, 2.13, 2.55, 3.00, 3.58, 4.25, 5.18, 6.53, 8.69, 11.06, 15.54, 34.14)
@@ -81,9 +71,7 @@ def plan(seed: int, turns_per_session: int) -> list[Dialogue]:
         names = _NAMES.get(session, _REGULAR)[: int(np.clip(turns_per_session // 15, 2, 5))]
         labels = _deal_labels(rng, turns_per_session)
         # Lengths are dealt too, one from each slice of the distribution: no session lacks long turns.
-        percent = (
-            100 * (rng.permutation(turns_per_session) + rng.random(turns_per_session)) / turns_per_session
-        )
+        percent = 100 * (rng.permutation(turns_per_session) + rng.random(turns_per_session)) / turns_per_session
         lengths = _SHORTEST + _SHRINK * (np.interp(percent, _PERCENT, _LENGTHS) - _LENGTHS[0])
         for index, rows in enumerate(np.array_split(np.arange(turns_per_session), len(names))):
             dialogue = Dialogue(f"Ses0{session}{names[index]}", (seed, session, index))
@@ -187,23 +175,17 @@ def _pictures(dialogue: Dialogue, played: list[tuple], boxes: list[dict]):
                 canvas, moved = canvas.copy(), True
             picture, head = portrait.draw(controls[n])
             canvas[120 : 120 + PANEL[0], 6 + 360 * k : 6 + 360 * k + PANEL[1]] = picture
-            heads[k] = np.concatenate(
-                [np.minimum(heads[k][:2], head[:2]), np.maximum(heads[k][2:], head[2:])]
-            )
+            heads[k] = np.concatenate([np.minimum(heads[k][:2], head[:2]), np.maximum(heads[k][2:], head[2:])])
         yield canvas
     for k, (box, head) in enumerate(zip(boxes, heads, strict=True)):
         left, top, right, bottom = np.clip(np.add(head, (-4, -4, 4, 4)), 0, (PANEL[1], PANEL[0]) * 2)
-        box.update(
-            x=6 + 360 * k + int(left), y=120 + int(top), width=int(right - left), height=int(bottom - top)
-        )
+        box.update(x=6 + 360 * k + int(left), y=120 + int(top), width=int(right - left), height=int(bottom - top))
 
 
 def _encode(path: Path, pictures, sound: np.ndarray) -> int:
     """Write an AVI without B-frames (readers disagree by a frame on those); return how many frames it has."""
     with av.open(str(path), "w", format="avi", options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream(
-            "mpeg4", rate=FPS, width=720, height=480, pix_fmt="yuv420p", bit_rate=1_200_000
-        )
+        video = container.add_stream("mpeg4", rate=FPS, width=720, height=480, pix_fmt="yuv420p", bit_rate=1_200_000)
         context = video.codec_context
         context.codec_tag, context.max_b_frames, context.gop_size, context.thread_count = "DIVX", 0, 12, 1
         context.flags |= av.codec.context.Flags.bitexact
@@ -241,16 +223,12 @@ def _write_texts(rng: np.random.Generator, base: Path, dialogue: Dialogue) -> No
     spoken = []
     for turn in dialogue.turns:
         a, v = centres[turn.label]
-        vad = np.clip(
-            np.round(2 * (3 + 1.15 * np.array([v, a, 0.7 * a - 0.1 * v]) + rng.normal(0, 0.3, 3))) / 2, 1, 5
-        )
+        vad = np.clip(np.round(2 * (3 + 1.15 * np.array([v, a, 0.7 * a - 0.1 * v]) + rng.normal(0, 0.3, 3))) / 2, 1, 5)
         block = [
             f"[{turn.start:.4f} - {turn.end:.4f}]\t{turn.utterance}\t{turn.label}\t"
             f"[{', '.join(f'{x:.4f}' for x in vad)}]"
         ]
-        categorical = ["C-E2", "C-E3", "C-E4", f"C-F{dialogue.session}", f"C-M{dialogue.session}"][
-            : rng.integers(3, 6)
-        ]
+        categorical = ["C-E2", "C-E3", "C-E4", f"C-F{dialogue.session}", f"C-M{dialogue.session}"][: rng.integers(3, 6)]
         for rater in categorical:
             said = words[turn.label] if rng.random() < 0.8 else words[str(rng.choice(list(words)))]
             block.append(f"{rater}:\t{said};\t()")

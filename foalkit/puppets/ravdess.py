@@ -17,7 +17,8 @@ from scipy.signal import resample_poly
 from foalkit import UserError
 from foalkit.puppets.acting import perform
 from foalkit.puppets.displays import Turn, ceilings, display_row, display_tables, draw_display
-from foalkit.puppets.faces import LOOKS, Look, Portrait
+from foalkit.puppets.faces import Portrait
+from foalkit.puppets.looks import LOOKS, Look
 from foalkit.puppets.voices import HOP, VOICES, Voice, speak
 from foalkit.puppets.voices import RATE as VOICE_RATE
 from foalkit.puppets.writing import FPS, LICENCE, in_processes, write_card, write_csv, write_once, write_wav
@@ -117,9 +118,7 @@ def _write_take(job: tuple[Path, tuple[Turn, int, bool]]) -> None:
     samples = round(take.end * RATE)
     # Seconds of silence around the speech; CFN-SR listens from 0.5 to 2.95 s.
     lead, tail = rng.uniform(0.3, 0.42), rng.uniform(0.08, 0.18)
-    (a1, v1), (a2, v2) = (
-        np.array(d) * take.intensity + rng.normal(0, 0.07, 2) for d in (take.audio, take.video)
-    )
+    (a1, v1), (a2, v2) = (np.array(d) * take.intensity + rng.normal(0, 0.07, 2) for d in (take.audio, take.video))
     spoken, track = speak(rng, voice, seconds=take.end - lead - tail, arousal=a1, valence=v1)
     sound = rng.normal(0, 6e-4, samples)  # the room
     first, spoken = round(lead * RATE), resample_poly(spoken, RATE // VOICE_RATE, 1)
@@ -194,9 +193,7 @@ def _mux_sound(container, stream, sound: np.ndarray) -> None:
 # ---- the whole corpus ----------------------------------------------------------------------------
 
 
-def write_corpus(
-    root: Path, *, seed: int = 1, takes_per_actor: int = 12, actors: int = 24, workers: int = 2
-) -> dict:
+def write_corpus(root: Path, *, seed: int = 1, takes_per_actor: int = 12, actors: int = 24, workers: int = 2) -> dict:
     """Write the demo corpus in RAVDESS's layout to `root`, unless it is there already, and return its card.
 
     The files appear all at once when everything is written; they depend on `seed`, `takes_per_actor` (4..28)

@@ -110,8 +110,7 @@ def speak(
     voiced = voicing[:, None] * tract
     aspirated = max(how["breath"], 0.01) * voicing[:, None] * np.abs(tract) * np.minimum(hertz / 1500, 1.5)
     sound = _overlap_add(
-        _windows(pulse, steps) * (voiced * tilt)
-        + _windows(hiss, steps) * (aspirated + 0.8 * noise[:, None] * band),
+        _windows(pulse, steps) * (voiced * tilt) + _windows(hiss, steps) * (aspirated + 0.8 * noise[:, None] * band),
         samples,
     )
     edge = min(160, samples // 4)  # 10 ms, so that no turn starts with a click
@@ -136,12 +135,8 @@ def _score(rng: np.random.Generator, steps: int, tempo: float) -> np.ndarray:
         spoken += 1
         middle, end = at + max(int(0.32 * length), 3), min(at + length, steps - 2)
         stress = rng.normal(0, 0.6)
-        score[:, at:middle] = np.array([voicing, noise, centre, closed, lips / 2, stress, f1, f2, f3])[
-            :, None
-        ]
-        score[:, middle:end] = np.array([1 + 0.2 * stress, 0, centre, opening, lips, stress, f1, f2, f3])[
-            :, None
-        ]
+        score[:, at:middle] = np.array([voicing, noise, centre, closed, lips / 2, stress, f1, f2, f3])[:, None]
+        score[:, middle:end] = np.array([1 + 0.2 * stress, 0, centre, opening, lips, stress, f1, f2, f3])[:, None]
         at = end + (int(rng.integers(10, 22)) if rng.random() < 0.5 / tempo else 0)  # slow speech pauses more
     score = gaussian_filter1d(score, 1.6, axis=1)  # coarticulation: nothing in a mouth moves in steps
     return np.maximum(score, np.array([0, 0, 300, 0, -1, -9, 150, 150, 150.0])[:, None])
@@ -164,9 +159,7 @@ def _windows(source: np.ndarray, steps: int) -> np.ndarray:
 
 
 def _overlap_add(spectra: np.ndarray, samples: int) -> np.ndarray:
-    frames = (
-        np.fft.irfft(spectra, FFT).reshape(len(spectra), FFT // HOP, HOP) / 2
-    )  # four Hann windows sum to 2
+    frames = np.fft.irfft(spectra, FFT).reshape(len(spectra), FFT // HOP, HOP) / 2  # four Hann windows sum to 2
     out = np.zeros((len(spectra) + FFT // HOP, HOP))
     for block in range(FFT // HOP):
         out[block : block + len(spectra)] += frames[:, block]

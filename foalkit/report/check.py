@@ -5,9 +5,10 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+from bs4 import BeautifulSoup, NavigableString
 
 from foalkit import UserError
 from foalkit.params import Params
@@ -79,17 +80,34 @@ def _texts(file: Path) -> dict[str, str]:
 
 
 def _html_texts(text: str) -> dict[str, str]:
-    page = _Page()
-    page.feed(text)
-    return page.found
+    """The report's texts by place: cells by section, table, row and column, all others by section and order."""
+    section, found, number = "top", {}, {}
+
+    def count(what: str) -> int:
+        number[section, what] = number.get((section, what), 0) + 1
+        return number[section, what]
+
+    for part in BeautifulSoup(text, "html.parser").descendants:
+        name = getattr(part, "name", None)
+        if name == "h2":
+            section = f"#{part.get('id')}"
+        elif name == "table":
+            head, *rows = [[c.get_text() for c in row.find_all(["td", "th"])] for row in part.find_all("tr")]
+            place = f"{section}, table {count('table')}"
+            found |= {
+                f"{place}, row {n}, {c}": t for n, row in enumerate(rows, 1) for c, t in zip(head, row, strict=False)
+            }
+        elif name == "img":  # its alternative text has the figure's numbers
+            found[f"{section}, text {count('text')}"] = part.get("alt", "")
+        elif isinstance(part, NavigableString) and part.strip() and not part.find_parent(["table", "style"]):
+            found[f"{section}, text {count('text')}"] = part.strip()
+    return found
 
 
 def _csv_texts(text: str) -> dict[str, str]:
     header, *rows = [*csv.reader(text.splitlines())] or [[]]
     return {
-        f"row {n}, {column}": cell
-        for n, row in enumerate(rows, 1)
-        for column, cell in zip(header, row, strict=False)
+        f"row {n}, {column}": cell for n, row in enumerate(rows, 1) for column, cell in zip(header, row, strict=False)
     }
 
 
@@ -113,51 +131,6 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
         return
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value, 1):
         yield from _leaves(inner, f"{place} {key}".strip())
-
-
-class _Page(HTMLParser):
-    """The report's texts by place: cells by section, table, row and column, all others by section and order."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: dict[str, str] = {}
-        self.cell = self.style = False
-        self._section("top")
-
-    def _section(self, name: str) -> None:
-        self.section, self.table, self.text = name, 0, 0
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.style = tag == "style"
-        if tag == "h2":
-            self._section(f"#{attributes.get('id')}")
-        elif tag == "table":
-            self.table, self.row, self.header = self.table + 1, 0, []
-        elif tag == "tr":
-            self.cells = []
-        elif tag in ("td", "th"):
-            self.cell = True
-            self.cells.append("")
-        elif tag == "img":  # its alternative text has the figure's numbers
-            self.handle_data(attributes.get("alt", ""))
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.cell = False
-        elif tag == "tr" and not self.header:
-            self.header = self.cells
-        elif tag == "tr":
-            self.row += 1
-            for column, cell in zip(self.header, self.cells, strict=False):
-                self.found[f"{self.section}, table {self.table}, row {self.row}, {column}"] = cell
-
-    def handle_data(self, data):
-        if self.cell:
-            self.cells[-1] += data
-        elif data.strip() and not self.style:
-            self.text += 1
-            self.found[f"{self.section}, text {self.text}"] = data.strip()
 
 
 def _around(text: str, other: str) -> str:

@@ -69,9 +69,7 @@ def embeddings(params: Params, run: dict) -> Embedded | None:
                 before[s].append(masked_mean(*shown).float().cpu())
                 after[s].append(vectors.float().cpu())
         joined = {s: torch.cat(parts) for s, parts in after.items()}
-        similarity = losses.avel(
-            *joined.values(), torch.tensor(labels), net.core.temperature.cpu()
-        ).similarity
+        similarity = losses.avel(*joined.values(), torch.tensor(labels), net.core.temperature.cpu()).similarity
     return Embedded(
         utterances=sides.test,
         labels=labels,

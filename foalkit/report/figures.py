@@ -11,11 +11,7 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 AUDIO, VIDEO, FUSED, PUBLISHED = "#d97706", "#2563a8", "#0f766e", "#9f1239"
 SPLIT = {"validation": VIDEO, "test": AUDIO}
-MARKS = {
-    "validation": ("o", FUSED),
-    "last": ("s", "#6b4fa0"),
-    "test": ("X", PUBLISHED),
-}  # rules for the epoch
+MARKS = {"validation": ("o", FUSED), "last": ("s", "#6b4fa0"), "test": ("X", PUBLISHED)}  # rules for the epoch
 # eight emotions at most, after Okabe and Ito: told apart without red and green
 HUES = ["#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31", "#222222"]
 
@@ -54,9 +50,7 @@ def score_curves(history: pd.DataFrame, scores: dict[str, dict]) -> Figure:
                 ax.plot(history["epoch"], history[f"{side}_{metric}"], color=colour, label=side)
         for rule, chosen in scores.items():
             marker, colour = MARKS[rule]
-            ax.plot(
-                chosen["epoch"], chosen[metric], marker, color=colour, ms=7, label=f"chosen by {rule}", ls=""
-            )
+            ax.plot(chosen["epoch"], chosen[metric], marker, color=colour, ms=7, label=f"chosen by {rule}", ls="")
         plain(ax, metric.upper())
         ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     ax.legend(fontsize=7, frameon=False, loc="lower right")
@@ -95,10 +89,7 @@ def peeking(panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> Figure:
         ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     figure.axes[0].set_ylabel("UA on the test fold", fontsize=8)
     handles = [
-        *(
-            Line2D([], [], marker=m, color=c, ls="", label=f"chosen by {r}", **_open(r))
-            for r, (m, c) in MARKS.items()
-        ),
+        *(Line2D([], [], marker=m, color=c, ls="", label=f"chosen by {r}", **_open(r)) for r, (m, c) in MARKS.items()),
         Line2D([], [], color=MUTED, lw=0.7, label="one fold and seed"),
         Line2D([], [], color=INK, lw=2.4, label="mean"),
     ]
@@ -152,9 +143,7 @@ def embeddings(
     for xy, marker in zip(places, "o^", strict=True):
         _scatter(joint, xy, labels, classes, marker)
     joint.set_title("after the projection, both in one space", fontsize=9, color=INK)
-    handles = [
-        Line2D([], [], marker="s", color=c, ls="", label=n) for c, n in zip(HUES, classes, strict=False)
-    ]
+    handles = [Line2D([], [], marker="s", color=c, ls="", label=n) for c, n in zip(HUES, classes, strict=False)]
     handles += [
         Line2D([], [], marker=marker, color=INK, ls="", label=s, fillstyle="none")
         for s, marker in zip(after, "o^", strict=True)
@@ -257,9 +246,7 @@ def fold_points(scores: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation(
-    rows: pd.DataFrame, points: pd.DataFrame, ceilings: dict[str, float] | None, chance: float
-) -> Figure:
+def ablation(rows: pd.DataFrame, points: pd.DataFrame, ceilings: dict[str, float] | None, chance: float) -> Figure:
     """UA per variant: pooled value with its interval, a point per fold and seed, ceilings and chance as lines.
 
     `rows` has variant, label, modality, ua_pooled, ua_low, ua_high; `points` has variant and ua.

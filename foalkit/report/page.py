@@ -100,9 +100,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     return target
 
 
-def write_tables(
-    tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection: pd.DataFrame, into: Path
-) -> None:
+def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection: pd.DataFrame, into: Path) -> None:
     """tables/<name>.csv and, but for the ledger's prose, <name>.tex (booktabs) of every table that has rows.
 
     The ablation's CSV holds `rows`, fractions with all columns, and selection.csv every run under each rule.
@@ -173,9 +171,7 @@ def _draw(params: Params, results: list[VariantResult], rows: pd.DataFrame, info
     return drawn
 
 
-def ablation_figure(
-    params: Params, results: list[VariantResult], rows: pd.DataFrame, ceilings, chance: float
-):
+def ablation_figure(params: Params, results: list[VariantResult], rows: pd.DataFrame, ceilings, chance: float):
     """The ablation figure of the honest rows (or all, where there are none), its alternative text and caption."""
     kept = rows[rows["protocol"] == "honest"] if (rows["protocol"] == "honest").any() else rows
     protocol = kept["protocol"].iloc[0]
@@ -226,9 +222,7 @@ def _networks(params: Params, rows: pd.DataFrame) -> set[str]:
     return {params.variants[v].network for v in rows["variant"]}
 
 
-def _headline(
-    params: Params, results: list[VariantResult], rows: pd.DataFrame, info: dict
-) -> list[dict[str, str]]:
+def _headline(params: Params, results: list[VariantResult], rows: pd.DataFrame, info: dict) -> list[dict[str, str]]:
     """The few numbers a reader wants first."""
     cards = []
 
@@ -256,11 +250,7 @@ def _headline(
         single = honest[honest["modality"] != "A+V"]
         if len(single):
             more = 100 * (h["ua_pooled"] - single["ua_pooled"].max())
-            card(
-                f"{more:+.1f} points",
-                "over the better single modality",
-                f"{single['ua_pooled'].idxmax()}, honest",
-            )
+            card(f"{more:+.1f} points", "over the better single modality", f"{single['ua_pooled'].idxmax()}, honest")
     if info["ceilings"]:
         c = info["ceilings"]
         note = f"audio {c['audio']:.0%}, video {c['video']:.0%}"
@@ -296,9 +286,7 @@ def _published_group(table: pd.DataFrame) -> dict:
 def _linked(table: pd.DataFrame, rows: pd.DataFrame) -> str:
     """The ablation table, each UA a link to the folds behind it."""
     keys = zip(rows["protocol"], rows["variant"], table["UA"], strict=True)
-    links = [
-        f'<a href="five_fold/{p}-{v}.json" title="the folds behind this number">{ua}</a>' for p, v, ua in keys
-    ]
+    links = [f'<a href="five_fold/{p}-{v}.json" title="the folds behind this number">{ua}</a>' for p, v, ua in keys]
     return _html(table.assign(UA=links), links=["UA"])
 
 
@@ -322,6 +310,4 @@ def _html(table: pd.DataFrame, links: list[str] | None = None) -> str:
 def _template():
     from jinja2 import Environment, FileSystemLoader
 
-    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(
-        "page.html.jinja"
-    )
+    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("page.html.jinja")

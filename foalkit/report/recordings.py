@@ -12,12 +12,7 @@ from foalkit.report.figures import AUDIO, INK, MUTED, PUBLISHED
 
 
 def contact_sheet(
-    table: pd.DataFrame,
-    root: Path,
-    classes: list[str],
-    column: str = "crop",
-    per_class: int = 6,
-    size: int = 128,
+    table: pd.DataFrame, root: Path, classes: list[str], column: str = "crop", per_class: int = 6, size: int = 128
 ) -> Figure:
     """The middle frame of some utterances per class, cropped as training sees them: is it the right person?
 
@@ -37,9 +32,7 @@ def contact_sheet(
             if picture is not None:
                 ax.imshow(picture)
             ax.set_title(turn["speaker"], fontsize=7, color=MUTED, pad=2)
-        row[0].text(
-            -0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK
-        )
+        row[0].text(-0.12, 0.5, emotion, rotation=90, va="center", ha="right", transform=row[0].transAxes, color=INK)
     return figure
 
 
@@ -71,9 +64,7 @@ def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -
         length = len(samples) / media.SAMPLE_RATE
         wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)
         wave.set_title(f"{emotion}\n{turn['utterance']}", fontsize=8)
-        power = librosa.feature.melspectrogram(
-            y=samples, sr=media.SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64
-        )
+        power = librosa.feature.melspectrogram(y=samples, sr=media.SAMPLE_RATE, n_fft=512, hop_length=160, n_mels=64)
         mel.imshow(
             librosa.power_to_db(power, top_db=70),
             origin="lower",
@@ -100,14 +91,7 @@ def moments(turns: list[dict], root: Path, size: int = 120, frames: int = 4) -> 
         for ax, i in zip(row, chosen, strict=True):
             ax.imshow(pictures[i])
         row[0].text(
-            -0.08,
-            0.5,
-            turn["title"],
-            ha="right",
-            va="center",
-            transform=row[0].transAxes,
-            fontsize=8,
-            color=INK,
+            -0.08, 0.5, turn["title"], ha="right", va="center", transform=row[0].transAxes, fontsize=8, color=INK
         )
     return figure
 

@@ -7,7 +7,7 @@ import pandas as pd
 from foalkit import UserError
 from foalkit.params import Params
 from foalkit.params.load import read_published
-from foalkit.params.schema import PublishedRow, Selected
+from foalkit.params.rows import PublishedRow, Selected
 
 
 def rank(rows: list[PublishedRow]) -> list[tuple[int | None, PublishedRow]]:

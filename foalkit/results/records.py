@@ -150,9 +150,7 @@ def provenance() -> dict[str, Any]:
         "dirty": None if changed is None else bool(changed),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "packages": {
-            p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")
-        },
+        "packages": {p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")},
     }
 
 
@@ -160,9 +158,7 @@ def _of_record(folder: Path, name: str) -> Path:
     """A run's file; raises UserError when it is not the one the record was written with."""
     record, file = read_record(folder / "record.json"), folder / name
     if not file.exists() or file_digest(file) != record.get(f"{file.stem}_digest"):
-        raise UserError(
-            f"{_short(file)}: not the file its record was written with (digest differs); rerun it"
-        )
+        raise UserError(f"{_short(file)}: not the file its record was written with (digest differs); rerun it")
     return file
 
 

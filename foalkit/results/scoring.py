@@ -92,11 +92,7 @@ def fold_interval(values) -> tuple[float, float]:
     from scipy.stats import t
 
     values = np.asarray(values, float)
-    half = (
-        t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-        if len(values) > 1
-        else np.nan
-    )
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -117,9 +113,7 @@ def variance_split(scores: pd.DataFrame) -> pd.DataFrame:
     per_fold = cube.groupby("fold").size()
     folds, speakers, seeds = len(per_fold), per_fold.iloc[0], cube.shape[1]
     if folds < 2 or speakers < 2 or per_fold.nunique() > 1 or cube.isna().any(axis=None):
-        raise ValueError(
-            "a variance split needs two folds or more, of the same number (two or more) of speakers"
-        )
+        raise ValueError("a variance split needs two folds or more, of the same number (two or more) of speakers")
     y = cube.to_numpy().reshape(folds, speakers, seeds)
     fold, speaker, seed = y.mean((1, 2), keepdims=True), y.mean(2, keepdims=True), y.mean(1, keepdims=True)
 
@@ -188,11 +182,7 @@ def _expanded(speakers: int, statistic) -> tuple[float, float]:
     from scipy.stats import bootstrap, norm, t
 
     draws = bootstrap(
-        (np.arange(speakers),),
-        lambda i, axis: statistic(i),
-        method="percentile",
-        n_resamples=BOOTSTRAPS,
-        rng=0,
+        (np.arange(speakers),), lambda i, axis: statistic(i), method="percentile", n_resamples=BOOTSTRAPS, rng=0
     ).bootstrap_distribution
     tail = norm.cdf(np.sqrt(speakers / (speakers - 1)) * t.ppf(0.025, speakers - 1))
     low, high = np.quantile(draws, [tail, 1 - tail])

@@ -57,9 +57,7 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
     honest = rows[rows["protocol"] == "honest"].set_index("variant")["ua_pooled"]
     several, lines = rows["seeds"].max() > 1, []
     for r in rows.to_dict("records"):
-        scores = {
-            m.upper(): with_interval(*(r[f"{m}_{k}"] for k in ("pooled", "low", "high"))) for m in METRICS
-        }
+        scores = {m.upper(): with_interval(*(r[f"{m}_{k}"] for k in ("pooled", "low", "high"))) for m in METRICS}
         peeking = percent(r["peeking"], "+.2f")
         if r["protocol"] == "published" and r["variant"] in honest:
             peeking = f"{percent(r['ua_pooled'] - honest[r['variant']], '+.2f')} to honest"
@@ -110,27 +108,19 @@ def peeking_table(params: Params, results: list[VariantResult]) -> tuple[pd.Data
             continue
         best, plain = rows
         printed = [dict(zip(METRICS, _printed(params, r.row["variant"])[1:], strict=True)) for r in rows]
-        metric = (
-            "wa" if None in (p["ua"] for p in printed) and None not in (p["wa"] for p in printed) else "ua"
-        )
+        metric = "wa" if None in (p["ua"] for p in printed) and None not in (p["wa"] for p in printed) else "ua"
         labels = (plain.row["label"], best.row["label"])
         if not lines:
             ours, theirs = (p[metric] for p in printed)
             said |= {"metric": metric.upper(), "system": SYSTEMS.get(best.row["variant"], labels[1])}
             if None not in (ours, theirs):
                 said["printed"] = 100 * (ours - theirs)
-                lines.append(
-                    _gain_line("paper", labels, percent(theirs), percent(ours), f"{said['printed']:+.2f}")
-                )
-        tables = [
-            r.folds.pivot_table(values=metric, index="fold", columns="selection") for r in (plain, best)
-        ]
+                lines.append(_gain_line("paper", labels, percent(theirs), percent(ours), f"{said['printed']:+.2f}"))
+        tables = [r.folds.pivot_table(values=metric, index="fold", columns="selection") for r in (plain, best)]
         for rule in [r for r in ("validation", "last", "test") if r in tables[0]]:
             of_rule = [t[rule] for t in tables]
             gain = _over_folds(of_rule[1] - of_rule[0])
-            lines.append(
-                _gain_line(f"{protocol}, {rule}", labels, *(percent(t.mean()) for t in of_rule), gain)
-            )
+            lines.append(_gain_line(f"{protocol}, {rule}", labels, *(percent(t.mean()) for t in of_rule), gain))
         added = [t["test"] - t[fair] for t in tables]
         cells = [_over_folds(a) for a in (*added, added[1] - added[0])]
         lines.append(_gain_line(f"{protocol}, test − {fair}", labels, *cells))
@@ -183,13 +173,7 @@ def ledger_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
     by_name = {(r.row["protocol"], r.row["variant"]): r for r in results}
     lines = []
     for number, row in read_ledger().items():
-        said = {
-            "#": number,
-            "topic": row.topic,
-            "paper": row.paper,
-            "released code": row.code,
-            "ours": row.ours,
-        }
+        said = {"#": number, "topic": row.topic, "paper": row.paper, "released code": row.code, "ours": row.ours}
         for name in row.variants or [None]:
             effects = [
                 {"protocol": p, **_difference(result, by_name[p, "foal-net"])}
@@ -345,9 +329,7 @@ def calibration_table(params: Params, results: list[VariantResult]) -> pd.DataFr
                     "variant": r.row["label"],
                     "accuracy": percent(right.mean(), ".1f"),
                     "mean probability": percent(r.pooled["confidence"].mean(), ".1f"),
-                    "calibration error (points)": percent(
-                        scoring.calibration(r.pooled["confidence"], right)[1], ".1f"
-                    ),
+                    "calibration error (points)": percent(scoring.calibration(r.pooled["confidence"], right)[1], ".1f"),
                 }
             )
     return pd.DataFrame(rows)

@@ -24,9 +24,7 @@ class VariantResult:
     row: dict
     folds: pd.DataFrame  # fold, seed, selection, ua, wa, epoch
     epochs: pd.DataFrame  # fold, seed, epoch, ua, wa, loss of the test side
-    pooled: (
-        pd.DataFrame
-    )  # utterance, speaker, true, fold, seed, predicted, confidence (the protocol's selection)
+    pooled: pd.DataFrame  # utterance, speaker, true, fold, seed, predicted, confidence (the protocol's selection)
     runs: list[dict]  # the records, each with its folder
 
 
@@ -39,9 +37,7 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
     """
     missing = [f"fold {f} seed {s}" for _, _, f, s in records.missing_runs(params, [(protocol, variant)])]
     if missing:
-        raise UserError(
-            f"{params.name}/{protocol}/{variant}: no run for {', '.join(missing)}; train it first"
-        )
+        raise UserError(f"{params.name}/{protocol}/{variant}: no run for {', '.join(missing)}; train it first")
     runs = records.read_runs(params, protocol, variant)
     rule = scoring.SELECTION[protocol]
     folds = pd.DataFrame(
@@ -57,9 +53,7 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
         parts.append(run_answers(r, test))
     pooled = pd.concat(parts, ignore_index=True)
     if pooled.duplicated(["utterance", "seed"]).any():
-        raise UserError(
-            f"{params.name}/{protocol}/{variant}: an utterance is tested twice; the folds overlap"
-        )
+        raise UserError(f"{params.name}/{protocol}/{variant}: an utterance is tested twice; the folds overlap")
     v, row = params.variants[variant], {}
     chosen = folds[folds["selection"] == rule]
     means = folds.groupby("selection")[["ua", "wa"]].mean()
@@ -125,9 +119,7 @@ def write_five_fold(params: Params, result: VariantResult, into: Path | None = N
     runs = []
     for r in result.runs:
         folder = r["folder"].relative_to(params.folder).as_posix()
-        runs.append(
-            {"fold": r["fold"], "seed": r["seed"], "folder": folder, "record": f"{folder}/record.json"}
-        )
+        runs.append({"fold": r["fold"], "seed": r["seed"], "folder": folder, "record": f"{folder}/record.json"})
     row = {k: v.item() if isinstance(v, np.generic) else v for k, v in result.row.items()}
     write_json(file, {"schema": records.SCHEMA, "row": row, "folds": plain, "runs": runs})
     return file

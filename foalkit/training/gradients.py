@@ -13,11 +13,7 @@ from foalkit.training.processes import Processes
 
 
 def loss_terms(
-    core: nn.Module,
-    entered: Entered,
-    labels: Tensor,
-    params: Params,
-    generator: torch.Generator | None = None,
+    core: nn.Module, entered: Entered, labels: Tensor, params: Params, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
     """The loss terms of one batch by name: `ce`, `avel` and `mem` where weighted, and their weighted `total`.
 
@@ -109,10 +105,7 @@ def add_gradients(
         for _, part in parts:
             draws.append(_random_state())
             entered.append(net.enter(part))
-    whole = [
-        tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True))
-        for stream in zip(*entered, strict=True)
-    ]
+    whole = [tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True)) for stream in zip(*entered, strict=True)]
     if processes is not None:
         whole = [tuple(processes.gather(v, len(labels)) for v in stream) for stream in whole]
     leaves = [(x.detach().requires_grad_(), mask) for x, mask in whole]
@@ -127,9 +120,7 @@ def add_gradients(
         # beyond the batch stand rows of another process's, entered only to fill a share
         own = rows < len(labels)
         learned = [
-            (x[own], leaf.grad[rows[own]])
-            for x, (leaf, _) in zip(again, leaves, strict=True)
-            if x.requires_grad
+            (x[own], leaf.grad[rows[own]]) for x, (leaf, _) in zip(again, leaves, strict=True) if x.requires_grad
         ]
         if learned:
             torch.autograd.backward(*zip(*learned, strict=True))

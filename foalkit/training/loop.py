@@ -105,8 +105,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
                 sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
             if not math.isfinite(sums["total"]):
                 raise UserError(
-                    f"{variant}: the loss is {terms['total'].item()} at epoch {epoch}, step {step}: "
-                    "lower training.lr"
+                    f"{variant}: the loss is {terms['total'].item()} at epoch {epoch}, step {step}: lower training.lr"
                 )
             optimiser.step()
             rate.step()
@@ -165,9 +164,7 @@ def predict(
             heard = torch.stack([mask.any(1) for _, mask in part.values()]).any(0)
             if not heard.all():
                 silent = utterances[some[int(heard.int().argmin())]]
-                raise UserError(
-                    f"utterance {silent}: every stream is masked, nothing is left to predict from"
-                )
+                raise UserError(f"utterance {silent}: every stream is masked, nothing is left to predict from")
             logits[some] = net(part).float()
     return (processes.reduce(logits) if processes else logits).cpu().numpy()
 

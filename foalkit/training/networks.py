@@ -8,7 +8,15 @@ from foalkit import UserError
 from foalkit.features.encoders.wavlm import load_wavlm
 from foalkit.features.store import FeatureStore
 from foalkit.models import CFNSR, AudioCNN, FoalNet, ResNeXt3D, Unimodal
-from foalkit.models.inputs import ChannelsFirst, PicturesInput, Standardise, WavLMInput, build_input
+from foalkit.models.inputs import (
+    ChannelsFirst,
+    ConvInput,
+    Identity,
+    LinearInput,
+    PicturesInput,
+    Standardise,
+    WavLMInput,
+)
 from foalkit.params import Params
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # stream → features (B, T, D), mask (B, T)
@@ -61,12 +69,14 @@ def _standardise(store: FeatureStore, train: list[str]) -> Standardise:
 
 def _input(params: Params, stream: str, width: int) -> nn.Module:
     spec = params.model.inputs.get(stream)
-    if spec is None:
-        return build_input("none", width)
-    if spec.kind == "wavlm":
+    if spec is not None and spec.kind == "wavlm":
         return _fine_tuned(params, stream)
-    names = ("layers", "stride", "kernel", "dropout") if spec.kind == "conv" else ()
-    return build_input(spec.kind, width, spec.width, **{name: getattr(spec, name) for name in names})
+    kinds = {"none": Identity, "linear": LinearInput, "conv": ConvInput}
+    options = spec.model_dump(exclude={"kind"}) if spec else {}
+    try:
+        return kinds[spec.kind if spec else "none"](width, **options)
+    except ValueError as error:
+        raise UserError(f"model.inputs.{stream}: {error}") from None
 
 
 def _foal_net(params: Params, variant: str, widths: list[int]) -> FoalNet | Unimodal:
@@ -87,7 +97,8 @@ def _foal_net(params: Params, variant: str, widths: list[int]) -> FoalNet | Unim
             temperature_range=loss.temperature_range,
         )
     except ValueError as error:
-        raise UserError(f"params {params.name}, variant {variant}: {error}") from None
+        keys = " and ".join(f"model.inputs.{s}" for s in params.variants[variant].streams)
+        raise UserError(f"params {params.name}, variant {variant}: {error} ({keys})") from None
 
 
 def _cfn_sr(params: Params, variant: str, stores: dict[str, FeatureStore], scales: dict) -> Net:
@@ -134,8 +145,6 @@ def _cfn_sr(params: Params, variant: str, stores: dict[str, FeatureStore], scale
 def _fine_tuned(params: Params, stream: str) -> WavLMInput:
     spec, where = params.model.inputs[stream], f"model.inputs.{stream}"
     if params.features[stream].encoder != "waveform":
-        raise UserError(
-            f"{where}: a fine-tuned WavLM reads samples: set features.{stream} to {{encoder: waveform}}"
-        )
+        raise UserError(f"{where}: a fine-tuned WavLM reads samples: set features.{stream} to {{encoder: waveform}}")
     model, _ = load_wavlm(spec, params.weights_folder, where)
     return WavLMInput(model, normalise=spec.normalise, checkpointing=spec.checkpointing)

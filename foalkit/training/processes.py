@@ -68,12 +68,7 @@ def launch(params: Params, variant: str, sides: Split, seed: int, protocol: str)
     """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        job = {
-            "params": params.model_dump(mode="json"),
-            "variant": variant,
-            "seed": seed,
-            "protocol": protocol,
-        }
+        job = {"params": params.model_dump(mode="json"), "variant": variant, "seed": seed, "protocol": protocol}
         write_json(folder / "job.json", job | {"sides": vars(sides)})
         call = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         call += [f"--nproc-per-node={params.training.processes}", "-m", "foalkit.training.runs", str(folder)]
@@ -86,9 +81,7 @@ def launch(params: Params, variant: str, sides: Split, seed: int, protocol: str)
         if (folder / "error.txt").exists():
             raise UserError((folder / "error.txt").read_text(encoding="utf-8"))
         if done.returncode or not (folder / "result.json").exists():
-            raise UserError(
-                f"{variant}: one of the {params.training.processes} processes ended with an error (above)"
-            )
+            raise UserError(f"{variant}: one of the {params.training.processes} processes ended with an error (above)")
         return {
             **{name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES},
             "weights": load_file(folder / "weights.safetensors"),

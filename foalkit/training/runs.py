@@ -19,14 +19,7 @@ from foalkit.training.processes import Processes, write_result
 
 
 def save(
-    params: Params,
-    variant: str,
-    fold: int,
-    seed: int,
-    protocol: str,
-    data: Data,
-    sides: Split,
-    result: Result,
+    params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data, sides: Split, result: Result
 ) -> Path:
     """Write the run's predictions, weights and, last, its record.json; returns the record's path."""
     streams = params.variants[variant].streams
@@ -127,8 +120,7 @@ def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]
     """Train and save each (protocol, variant, fold, seed), in this process, with progress."""
     data = open_data(params)
     return [
-        run(params, variant, fold, seed, protocol, data)
-        for protocol, variant, fold, seed in progress(runs, "runs")
+        run(params, variant, fold, seed, protocol, data) for protocol, variant, fold, seed in progress(runs, "runs")
     ]
 
 

@@ -134,9 +134,7 @@ def test_folds_that_do_not_exist_are_refused(table, p, fold):
 
 
 def test_the_digest_says_which_split_it_is(table, p):
-    digests = {
-        (fold, how): split(table, p, fold, how).digest for fold in (1, 2) for how in ("honest", "published")
-    }
+    digests = {(fold, how): split(table, p, fold, how).digest for fold in (1, 2) for how in ("honest", "published")}
     assert len(set(digests.values())) == 4
     assert split(table.copy(), p, 1, "honest").digest == digests[1, "honest"]
     smaller = table.drop(index=30)

@@ -79,9 +79,7 @@ def test_the_manifest_maps_merges_and_lists(corpus):
     assert table["utterance"].is_monotonic_increasing and table["utterance"].is_unique
     shown = counts(table, CLASSES)
     assert shown.loc["all", "all"] == len(table) and shown.loc["all"].iloc[:4].to_dict() == expected
-    by_session = {
-        f"Ses0{k}": sum(n for x, n in v.items() if x in FOUR) for k, v in card["labels_by_session"].items()
-    }
+    by_session = {f"Ses0{k}": sum(n for x, n in v.items() if x in FOUR) for k, v in card["labels_by_session"].items()}
     assert shown["all"].drop("all").to_dict() == by_session
 
 
@@ -107,9 +105,7 @@ def test_bad_label_lines_are_listed_and_left_out(broken):
     first, second, third = (r for r in whole[:3])
     a, b, c = (r["utterance"] for r in (first, second, third))
     replace_line(file, lambda ln: f"\t{a}\t" in ln, lambda ln: ln.replace(" - ", " to "))
-    replace_line(
-        file, lambda ln: f"\t{b}\t" in ln, lambda ln: f"[9.0000 - 9.0000]\t{b}\tneu\t[2.5, 2.5, 2.5]"
-    )
+    replace_line(file, lambda ln: f"\t{b}\t" in ln, lambda ln: f"[9.0000 - 9.0000]\t{b}\tneu\t[2.5, 2.5, 2.5]")
     replace_line(file, lambda ln: f"\t{c}\t" in ln, lambda ln: ln.replace(c, f"Ses01F_other_{c[-4:]}"))
     rows, left_out = iemocap.read(broken)
     assert {r["utterance"] for r in rows} == {r["utterance"] for r in whole} - {a, b, c}
@@ -212,9 +208,7 @@ def takes(root, *names):
 
 def test_copies_of_a_take_are_one_utterance(tmp_path):
     take = "01-05-02-01-02-12"
-    root = takes(
-        tmp_path, f"v/Actor_12/01-{take}.mp4", f"v/Actor_12/02-{take}.mp4", f"a/Actor_12/03-{take}.wav"
-    )
+    root = takes(tmp_path, f"v/Actor_12/01-{take}.mp4", f"v/Actor_12/02-{take}.mp4", f"a/Actor_12/03-{take}.wav")
     rows, left_out = ravdess.read(root)
     assert left_out == []
     (row,) = rows

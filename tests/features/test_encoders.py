@@ -67,17 +67,13 @@ def test_cfn_srs_mfccs_are_librosas_own(tmp_path):
     mfcc = encoder(tmp_path, encoder="mfcc", coefficients=13, **spec)
     sound = (0.2 * np.sin(np.arange(108_045) ** 1.2 / 90)).astype(np.float32)
     assert mfcc.rate == 44_100 and mfcc(sound).shape == (212, 13) and mfcc.note(sound) is None
-    np.testing.assert_allclose(
-        mfcc(sound), librosa.feature.mfcc(y=sound, sr=44_100, n_mfcc=13).T, rtol=1e-4, atol=1e-3
-    )
+    np.testing.assert_allclose(mfcc(sound), librosa.feature.mfcc(y=sound, sr=44_100, n_mfcc=13).T, rtol=1e-4, atol=1e-3)
     half = sound[:54_000]
     assert mfcc.note(half) == "106 of 212 MFCC frames, the rest is silence"
     np.testing.assert_array_equal(mfcc(half), mfcc(np.append(half, np.zeros(54_045, np.float32))))
 
 
-@pytest.mark.parametrize(
-    ("frames", "count", "kept"), [(3, 9, [1, 4, 7]), (4, 6, [0, 2, 3, 5]), (3, 2, [0, 1, 1])]
-)
+@pytest.mark.parametrize(("frames", "count", "kept"), [(3, 9, [1, 4, 7]), (4, 6, [0, 2, 3, 5]), (3, 2, [0, 1, 1])])
 def test_frames_are_spread_evenly(tmp_path, frames, count, kept):
     pictures = encoder(tmp_path, encoder="frames", frames=frames, size=64)
     middles = [(k + 0.5) * count / frames for k in range(frames)]
@@ -87,11 +83,7 @@ def test_frames_are_spread_evenly(tmp_path, frames, count, kept):
 
 
 def test_very_short_sound_gives_a_frame(tmp_path, weights):
-    for spec in (
-        {"encoder": "log-mel"},
-        {"encoder": "mfcc"},
-        {"encoder": "wavlm", "model": "small", "width": 32},
-    ):
+    for spec in ({"encoder": "log-mel"}, {"encoder": "mfcc"}, {"encoder": "wavlm", "model": "small", "width": 32}):
         got = encoder(weights, **spec)(SOUND[:5])
         assert len(got) >= 1 and np.isfinite(got).all()
 
@@ -191,11 +183,7 @@ def test_other_weights_are_another_identity(weights, tmp_path):
 
 def test_two_widths_of_small_models_live_together(weights):
     for kind in ("wavlm", "clip", "expression"):
-        assert [encoder(weights, encoder=kind, model="small", width=w).width for w in (32, 16, 32)] == [
-            32,
-            16,
-            32,
-        ]
+        assert [encoder(weights, encoder=kind, model="small", width=w).width for w in (32, 16, 32)] == [32, 16, 32]
 
 
 def test_a_summary_tells_whether_wavlm_was_loaded_right(weights, tmp_path):
@@ -203,9 +191,7 @@ def test_a_summary_tells_whether_wavlm_was_loaded_right(weights, tmp_path):
 
     wavlm = encoder(weights, encoder="wavlm", model="small", width=32)
     known = wavlm_summary(wavlm.model)
-    tone = 0.3 * np.sin(
-        2 * np.pi * (100 * np.arange(16_000) / 16_000 + 950 * (np.arange(16_000) / 16_000) ** 2)
-    )
+    tone = 0.3 * np.sin(2 * np.pi * (100 * np.arange(16_000) / 16_000 + 950 * (np.arange(16_000) / 16_000) ** 2))
     state = wavlm(tone.astype(np.float32))
     np.testing.assert_allclose(known, state.mean(0)[:4], atol=2e-4)
     again = encoder(weights, encoder="wavlm", model="small", width=32, summary=known)
@@ -216,9 +202,7 @@ def test_a_summary_tells_whether_wavlm_was_loaded_right(weights, tmp_path):
     changed["encoder.layers.0.attention.q_proj.weight"].normal_()
     changed["encoder.layers.1.feed_forward.output_dense.weight"].normal_()
     save_file(changed, file, metadata={"format": "pt"})
-    said = refused(
-        lambda: encoder(weights, encoder="wavlm", model=str(tmp_path / "w"), width=32, summary=known)
-    )
+    said = refused(lambda: encoder(weights, encoder="wavlm", model=str(tmp_path / "w"), width=32, summary=known))
     assert "check tone" in said and str(known) in said
 
 
@@ -227,55 +211,13 @@ def test_wavlm_refusals(weights, tmp_path):
     folder = str(weights / "wavlm-small-32")
     said = refused(lambda: encoder(tmp_path, encoder="wavlm", model=folder, width=1024))
     assert "gives 32" in said and "width 1024" in said
-    assert "no layer 7" in refused(
-        lambda: encoder(tmp_path, encoder="wavlm", model=folder, width=32, layer=7)
-    )
+    assert "no layer 7" in refused(lambda: encoder(tmp_path, encoder="wavlm", model=folder, width=32, layer=7))
     named = {"encoder": "wavlm", "model": "nobody/no-such-wavlm"}
     assert "pin its `revision`" in refused(lambda: encoder(tmp_path, **named))
     assert "cannot be loaded" in refused(lambda: encoder(tmp_path, **named, revision="abc"))
     (tmp_path / "hollow").mkdir()
     hollow = {"encoder": "wavlm", "model": str(tmp_path / "hollow")}
     assert "no model.safetensors" in refused(lambda: encoder(tmp_path, **hollow))
-
-
-@pytest.fixture(scope="module")
-def layer_norm(tmp_path_factory):
-    """A folder with a small WavLM that normalises as WavLM-Large does: frame by frame, so that it may be padded."""
-    from transformers import WavLMConfig, WavLMModel
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    positions = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
-    config = WavLMConfig(
-        **sizes, **positions, conv_dim=(32,) * 7, feat_extract_norm="layer", do_stable_layer_norm=True
-    )
-    folder = tmp_path_factory.mktemp("layer-norm")
-    WavLMModel(config).save_pretrained(folder)
-    return str(folder)
-
-
-CLIPS = [SOUND[:n] for n in (9_000, 16_000, 300, 4_123, 12_345)]
-
-
-def test_a_padded_batch_gives_each_clip_its_own_features(layer_norm, tmp_path):
-    wavlm = encoder(tmp_path, encoder="wavlm", model=layer_norm, width=32, layer=1)
-    alone = [wavlm(clip) for clip in CLIPS]
-    seen = []
-    wavlm.model.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
-    for together in (1, 2, 5):
-        wavlm.together = together
-        for batched, own in zip(wavlm.many(CLIPS), alone, strict=True):
-            assert batched.shape == own.shape
-            np.testing.assert_allclose(batched, own, atol=1e-5)
-    assert seen[5:8] == [(2, 4_123), (2, 12_345), (1, 16_000)]  # shortest first; 300 samples become 400
-
-
-def test_a_network_that_pads_change_reads_clips_one_by_one(weights, layer_norm, tmp_path):
-    assert encoder(tmp_path, encoder="wavlm", model=layer_norm, width=32).may_pad
-    by_group = encoder(weights, encoder="wavlm", model="small", width=32)
-    assert not by_group.may_pad and by_group.together == 1
-    for batched, clip in zip(by_group.many(CLIPS), CLIPS, strict=True):
-        np.testing.assert_array_equal(batched, by_group(clip))
 
 
 @pytest.mark.parametrize(
@@ -319,17 +261,6 @@ def test_clip_is_open_clips_projected_embedding(weights):
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_clips_last_layer_computes_the_class_token_alone(weights):
-    clip = encoder(weights, encoder="clip", model="small", width=32)
-    blocks = clip.model.visual.transformer.resblocks
-    seen = []
-    for block in blocks:
-        block.mlp.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
-        block.attn.out_proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
-    clip(FRAMES)
-    assert seen == [65, 65, 1, 1]  # 8 × 8 patches and the class token
-
-
 def test_a_clip_that_averages_its_patches_is_left_as_it_is(tmp_path):
     import json
 
@@ -358,19 +289,6 @@ def test_a_clip_that_averages_its_patches_is_left_as_it_is(tmp_path):
     with torch.no_grad():
         expected = own.encode_image((pixels - clip.mean) / clip.std)
     np.testing.assert_allclose(clip(FRAMES), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", ["clip", "expression"])
-def test_a_picture_goes_through_the_network_once(weights, kind):
-    network = encoder(weights, encoder=kind, model="small", width=32, batch=4)
-    a, b, c = FRAMES
-    clips = [np.stack([a, b, b]), np.stack([b, c]), np.stack([c, a, c, b])]
-    alone = [network(clip) for clip in clips]
-    embed, sizes = network._embed, []
-    network._embed = lambda pixels: sizes.append(len(pixels)) or embed(pixels)
-    for shared, own in zip(network.many(clips), alone, strict=True):
-        np.testing.assert_allclose(shared, own, atol=1e-5)
-    assert sizes == [3]
 
 
 def test_threads_may_share_an_encoder(weights):

@@ -93,9 +93,7 @@ def test_noise_is_steadied_and_a_moving_head_is_followed(told):
     assert np.abs(error[3:-3]).max() < 5
 
 
-@pytest.mark.parametrize(
-    "face", [(5.0, 5.0, 60.0), (250.0, 128.0, 90.0), (128.0, 255.0, 100.0), (128.0, 100.0, 400.0)]
-)
+@pytest.mark.parametrize("face", [(5.0, 5.0, 60.0), (250.0, 128.0, 90.0), (128.0, 255.0, 100.0), (128.0, 100.0, 400.0)])
 def test_a_box_stays_inside_the_picture_and_square(told, face):
     told([face])
     ((x, y, width, height),), _ = track(blank(1, height=200))
@@ -150,9 +148,7 @@ def test_the_puppets_heads_are_found_where_they_are(corpus):
     for row in rows:
         x, y = row["crop"][:2]
         head = (row["face"][0] - x, row["face"][1] - y, *row["face"][2:])
-        pictures = media.iter_frames(
-            corpus / row["video"], row["start"], row["end"], crop=tuple(map(int, row["crop"]))
-        )
+        pictures = media.iter_frames(corpus / row["video"], row["start"], row["end"], crop=tuple(map(int, row["crop"])))
         boxes, found = track(pictures)
         rates.append(found.mean())
         overlaps += [iou(box, head) for box in boxes] if found.any() else []
@@ -179,7 +175,5 @@ def test_real_faces_are_found_in_every_frame_and_held_still(ravdess_root):
     turned = np.ascontiguousarray(looked[:, ::-1])  # the mirror image's face is in the mirror's place
     mirrored = detect(turned)
     assert abs(mirrored[0] - (looked.shape[1] - x)) < 0.05 * side and abs(mirrored[1] - y) < 0.05 * side
-    small = np.asarray(
-        Image.fromarray(looked).resize((640, 360))
-    )  # what is said does not depend on resolution
+    small = np.asarray(Image.fromarray(looked).resize((640, 360)))  # what is said does not depend on resolution
     assert np.abs(np.array(detect(small)) * 2 - detect(looked)).max() < 0.05 * side

@@ -20,12 +20,10 @@ from test_media import FPS, FRAMES, numbers, ramp, write_avi, write_wav
 from foalkit import params
 from foalkit.corpora.manifest import read_manifest
 from foalkit.features import build, faces, media
-from foalkit.features import reader as reading
 from foalkit.features import store as storing
 from foalkit.features.data import open_data, prepare
 from foalkit.features.encoders import make_encoder
 from foalkit.features.encoders.sound import LogMelEncoder
-from foalkit.features.encoders.wavlm import WavLMEncoder
 from foalkit.features.media import square
 from foalkit.features.reader import Reader
 from foalkit.features.store import FILES, FeatureStore
@@ -108,9 +106,7 @@ def write_index(folder, packed, lengths):
     """What stands beside a packed array of so many frames of each utterance."""
     offsets = np.cumsum([0, *lengths.values()])
     parts = [packed[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
-    index = pd.DataFrame(
-        {"utterance": list(lengths), "offset": offsets[:-1], "frames": list(lengths.values())}
-    )
+    index = pd.DataFrame({"utterance": list(lengths), "offset": offsets[:-1], "frames": list(lengths.values())})
     index = index.assign(key="k", digest=[hashlib.sha256(p).hexdigest()[:16] for p in parts], found=np.nan)
     storing.write_index(folder, index.assign(note=None, boxes=None), packed.shape[1], packed.dtype.name)
 
@@ -132,9 +128,7 @@ def test_the_store_holds_the_encoders_output_in_half_precision(data, tiny, corpu
             else:
                 box = row["crop"] if stream == "video" else square(row["face"])
                 end = min(row["end"], row["start"] + tiny.clip.seconds)
-                clip = media.read_frames(
-                    corpus / row["video"], row["start"], end, crop=tuple(box), size=encoder.size
-                )
+                clip = media.read_frames(corpus / row["video"], row["start"], end, crop=tuple(box), size=encoder.size)
                 clip = clip[:: spec.every]
             np.testing.assert_array_equal(store[row["utterance"]], encoder(clip).astype(np.float16))
 
@@ -192,16 +186,6 @@ def test_batches_are_padded_with_zeros_and_masked(data):
     assert x.dtype == np.float32 and mask.dtype == bool and not mask.all()
 
 
-def test_gathered_frames_stand_one_after_the_other(data):
-    store, some = data.stores["audio"], data.table["utterance"].iloc[[5, 2, 9, 2]].tolist()
-    rows, lengths = store.gather(some)
-    assert rows.dtype == np.float16 and lengths.tolist() == [len(store[u]) for u in some]
-    expected = [frame for u in some for frame in store[u]]
-    np.testing.assert_array_equal(rows, np.stack(expected))
-    x, mask = store.batch(some)
-    np.testing.assert_array_equal(x[mask], rows.astype(np.float32))
-
-
 @pytest.mark.parametrize("dtype", ["float16", "int16", "uint8"])
 def test_a_store_that_stays_on_a_device_gives_the_same_bits(tmp_path, monkeypatch, dtype):
     rng, lengths = np.random.default_rng(3), [3, 1, 4, 2]
@@ -215,13 +199,6 @@ def test_a_store_that_stays_on_a_device_gives_the_same_bits(tmp_path, monkeypatc
         assert resident.dtype == sent.dtype and resident.shape == sent.shape
         np.testing.assert_array_equal(resident, sent)
         np.testing.assert_array_equal(sent, padded)
-
-
-def test_the_time_of_each_part_is_written_beside_the_store(data):
-    for store in data.stores.values():
-        assert set(store.seconds) == {"decode", "preprocess", "model", "write", "total"}
-        assert all(s >= 0 for s in store.seconds.values())
-        assert store.seconds["decode"] > 0 and store.seconds["model"] > 0 and store.seconds["write"] > 0
 
 
 def test_a_large_store_is_mapped_and_reads_the_same(data, tiny, monkeypatch, recwarn):
@@ -340,36 +317,7 @@ def test_what_was_done_to_long_utterances_is_written_down(world, part):
 # ---- networks and what their clips share ---------------------------------------------------------------
 
 
-@pytest.fixture
-def turns(turn):
-    """Turns of one film: three that overlap, one apart, one of the other half of the picture."""
-    row, _ = turn
-    times = {"a": (0.0, 1.2), "b": (0.8, 2.0), "c": (1.0, 1.4), "d": (2.0, 2.6), "e": (2.1, 2.5)}
-    rows = [row | {"utterance": u, "start": s, "end": e} for u, (s, e) in times.items()]
-    rows[4]["crop"] = (0, 0, 64, 64)
-    return rows
-
-
-def test_overlapping_turns_share_their_frames(tiny, turn, turns, tmp_path, monkeypatch):
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 1)
-    spec = {"encoder": "clip", "model": "small", "width": 32}
-    p = make_world(tiny, tmp_path, turn[1], "video", features={"video": spec}, ablation={"honest": []})
-    reader = Reader(p, "video", turn[1], {})
-    groups = reader.groups(turns)
-    assert ["".join(r["utterance"] for r in g) for g in groups] == ["abc", "d", "e"]
-    alone = {r["utterance"]: reader(r) for r in turns}
-    embed, seen = reader.encoder._embed, []
-    reader.encoder._embed = lambda pixels: seen.append(len(pixels)) or embed(pixels)
-    found = {r["utterance"]: f for r, f in build._results(reader, groups, {}, None, {})}
-    for u, own in alone.items():
-        np.testing.assert_allclose(found[u].astype(float), own.astype(float), atol=2e-3)
-    pictures = media.read_frames(turn[1] / "film.avi", 0.0, 2.0, size=64)
-    assert seen[0] == len({p.tobytes() for p in pictures}) > 1  # some look alike at that size
-
-
-def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(
-    tiny, one_session, tmp_path, monkeypatch, request
-):
+def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(tiny, one_session, tmp_path, monkeypatch, request):
     spec = {"encoder": "wavlm", "model": "small", "width": 32}
     p = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
     rows = prepare(p).table["utterance"].tolist()
@@ -392,31 +340,6 @@ def test_a_large_model_gets_decoded_clips_and_gives_the_same_store(
     assert prepare(large).table["utterance"].tolist() == rows
     assert threads == {"MainThread"}
     assert store_bytes(large)["features.f16"] == whole
-
-
-def test_sound_is_sorted_into_batches_and_comes_back_in_order(tiny, one_session, tmp_path, monkeypatch):
-    spec = {"encoder": "wavlm", "model": "small", "width": 32}
-    p = make_world(tiny, tmp_path, one_session, "audio", features={"audio": spec})
-    whole = prepare(p).stores["audio"]
-    made, padded = Reader.__init__, WavLMEncoder._padded
-    sizes = []
-
-    def batching(self, *a):
-        made(self, *a)
-        self.encoder.together = 3
-
-    def one_by_one(self, clips):  # the small one may not be padded
-        sizes.append(len(clips))
-        return [padded(self, [clip])[0] for clip in clips]
-
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(reading, "TO_SORT", 7)
-    monkeypatch.setattr(Reader, "__init__", batching)
-    monkeypatch.setattr(WavLMEncoder, "_padded", one_by_one)
-    shutil.rmtree(p.features_folder)
-    again = prepare(p).stores["audio"]
-    assert sizes[:3] == [3, 3, 1] and sum(sizes) == len(whole.lengths)
-    np.testing.assert_array_equal(again.packed, whole.packed)
 
 
 # ---- faces that must be looked for -------------------------------------------------------------------
@@ -513,9 +436,7 @@ def test_a_clip_without_any_face_is_left_out_and_listed(hidden, monkeypatch):
     monkeypatch.setattr(faces, "track", blind_once)
     data = prepare(hidden)
     reasons = data.left_out["reason"][data.left_out["reason"].str.contains("no face")]
-    assert (
-        reasons.iloc[0].startswith("face: Ses01") and ".avi: no face found in any of its" in reasons.iloc[0]
-    )
+    assert reasons.iloc[0].startswith("face: Ses01") and ".avi: no face found in any of its" in reasons.iloc[0]
     assert len(count) == len(data.table) + len(reasons)  # nor is it looked for again for the other stream
     assert not set(data.left_out["utterance"]) & set(data.stores["face"].found)
 
@@ -535,9 +456,7 @@ def test_features_are_made_once(world, calls):
     prepare(world)
     opened = open_data(world)
     assert len(calls) == len(first.table) and store_bytes(world) == before
-    pd.testing.assert_frame_equal(
-        opened.table[["utterance", "emotion"]], first.table[["utterance", "emotion"]]
-    )
+    pd.testing.assert_frame_equal(opened.table[["utterance", "emotion"]], first.table[["utterance", "emotion"]])
     assert opened.info == first.info
 
 
@@ -668,9 +587,7 @@ def test_a_recording_changed_during_the_break_is_read_again(world, whole, monkey
 def test_two_processes_may_prepare_at_once(world, whole, tmp_path):
     script = "from foalkit import params; from foalkit.features.data import open_data;" \
         f"print(len(open_data(params.load({str(tmp_path / 'world.yaml')!r})).table))"  # fmt: skip
-    both = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) for _ in range(2)
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) for _ in range(2)]
     for process in both:
         out, error = process.communicate(timeout=120)
         assert process.returncode == 0, error
@@ -725,9 +642,7 @@ def test_a_take_without_a_picture_is_left_out(tiny, tmp_path, corpus):
     p = make_world(tiny, tmp_path, root, "audio", "video", corpus=changes, features=dumped)
     data = prepare(p)
     assert data.table["utterance"].tolist() == ["01-03-01-01-01-01"]
-    assert data.left_out.to_numpy().tolist() == [
-        ["01-04-01-01-01-02", "video: 01-04-01-01-01-02: has no video file"]
-    ]
+    assert data.left_out.to_numpy().tolist() == [["01-04-01-01-01-02", "video: 01-04-01-01-01-02: has no video file"]]
 
 
 def some_wav_of(corpus):
@@ -751,9 +666,7 @@ def test_imported_features_stand_in_for_an_encoder(tiny, one_session, tmp_path):
     reasons = dict(zip(data.left_out["utterance"], data.left_out["reason"], strict=True))
     assert "NaN" in reasons[broken] and "fp16" in reasons[large] and "no imported" in reasons[gone]
     last = data.table["utterance"].iloc[-1]
-    np.testing.assert_array_equal(
-        data.stores["audio"][last], np.load(folder / f"{last}.npy").astype(np.float16)
-    )
+    np.testing.assert_array_equal(data.stores["audio"][last], np.load(folder / f"{last}.npy").astype(np.float16))
     np.save(folder / f"{gone}.npy", np.ones((2, 3)))  # it arrives later
     np.testing.assert_array_equal(prepare(p).stores["audio"][gone], np.ones((2, 3)))
 

@@ -82,9 +82,7 @@ def test_copies_are_those_that_comparing_all_with_all_finds(seed):
 
 
 def test_still_sound_is_no_copy_of_still_sound(sides):
-    leaks.check_copies(
-        Memory({u: np.zeros((5, 3)) for u in sides.train + sides.validation + sides.test}), sides
-    )
+    leaks.check_copies(Memory({u: np.zeros((5, 3)) for u in sides.train + sides.validation + sides.test}), sides)
 
 
 @pytest.mark.parametrize("side", ["test", "validation"])
@@ -98,9 +96,7 @@ def test_features_made_from_labels_are_noticed(data):
     rng, number = np.random.default_rng(0), {c: i for i, c in enumerate(data.classes)}
     table = data.table
     plain = {u: rng.normal(size=(4, 6)) for u in table["utterance"]}
-    told = {
-        u: x + 100 * np.eye(6)[number[e]] for (u, x), e in zip(plain.items(), table["emotion"], strict=True)
-    }
+    told = {u: x + 100 * np.eye(6)[number[e]] for (u, x), e in zip(plain.items(), table["emotion"], strict=True)}
     # the tiny corpus has fewer than ten of some emotions: each utterance stands for two
     table = pd.concat([table, table.assign(utterance=table["utterance"] + "+")])
     plain |= {f"{u}+": rng.normal(size=(4, 6)) for u in list(plain)}

@@ -165,10 +165,7 @@ def test_an_impulse_stays_in_its_place(tmp_path):
 
 
 def test_missing_streams_and_silence_are_named(tmp_path):
-    mute, blind = (
-        write_avi(tmp_path / "mute.avi", sound=False),
-        write_wav(tmp_path / "a.wav", np.ones(999) / 2),
-    )
+    mute, blind = (write_avi(tmp_path / "mute.avi", sound=False), write_wav(tmp_path / "a.wav", np.ones(999) / 2))
     refused(lambda: read_audio(mute), "mute.avi", "no audio stream")
     refused(lambda: read_frames(blind), "a.wav", "no video stream")
     refused(lambda: read_audio(write_wav(tmp_path / "zero.wav", np.zeros(999))), "zero.wav", "silent")

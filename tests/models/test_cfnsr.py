@@ -131,12 +131,7 @@ def test_starts_are_kaiming_xavier_and_zero(small):
         assert m.weight.std().item() == pytest.approx(want, rel=0.05)
     for layer in small.block.encoder.encoder.layers:
         attention = layer.self_attn
-        for weight in (
-            attention.in_proj_weight,
-            attention.out_proj.weight,
-            layer.linear1.weight,
-            layer.linear2.weight,
-        ):
+        for weight in (attention.in_proj_weight, attention.out_proj.weight, layer.linear1.weight, layer.linear2.weight):
             bound = math.sqrt(6 / sum(weight.shape))
             assert 0.98 * bound < weight.abs().max() <= bound
         for name, parameter in layer.named_parameters():
@@ -399,12 +394,7 @@ def test_cross_modal_block_is_the_naive_one(residual, batch_summed):
 def test_gradcheck_of_the_block_and_its_encoder():
     block = tiny_block()
     x, audio = torch.randn(2, 5, 2, 1, 2).double(), torch.randn(2, 4, 6).double()
-    names = [
-        "video.weight",
-        "audio.weight",
-        "score.weight",
-        "encoder.encoder.layers.0.self_attn.in_proj_weight",
-    ]
+    names = ["video.weight", "audio.weight", "score.weight", "encoder.encoder.layers.0.self_attn.in_proj_weight"]
     values = [block.get_parameter(name).detach().clone().requires_grad_() for name in names]
 
     def call(x, audio, *values):
@@ -534,20 +524,14 @@ def test_212_to_219_mfcc_frames_give_26_steps(frames):
     assert AudioBranch().eval()(torch.randn(1, 13, frames)).shape == (1, 64, 26)
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 13, 211), (2, 13, 220), (2, 13, 0), (2, 12, 212), (13, 212), (2, 212, 13)]
-)
+@pytest.mark.parametrize("shape", [(2, 13, 211), (2, 13, 220), (2, 13, 0), (2, 12, 212), (13, 212), (2, 212, 13)])
 def test_other_audio_is_refused(shape):
     for model in (AudioBranch(), AudioCNN()):
-        with pytest.raises(
-            ValueError, match=r"\(B, 13, 212\): 212 MFCC frames are needed .* 219 taken, not \("
-        ):
+        with pytest.raises(ValueError, match=r"\(B, 13, 212\): 212 MFCC frames are needed .* 219 taken, not \("):
             model(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 3, 29, 224, 224), (2, 3, 30, 224, 112), (2, 30, 3, 224, 224), (3, 30, 224, 224)]
-)
+@pytest.mark.parametrize("shape", [(2, 3, 29, 224, 224), (2, 3, 30, 224, 112), (2, 30, 3, 224, 224), (3, 30, 224, 224)])
 def test_other_video_is_refused(paper, shape):
     video = torch.empty(shape, device="meta")
     with torch.device("meta"):

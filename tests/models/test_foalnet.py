@@ -13,7 +13,7 @@ from foalkit.models import FoalNet, Unimodal, foalnet
 from foalkit.models.draws import Dropout
 from foalkit.models.foalnet import CrossAttentionLayer, LayerNorm, Projection
 from foalkit.models.frames import Padded, masked_mean
-from foalkit.models.inputs import ConvInput, Identity, LinearInput, Standardise, build_input
+from foalkit.models.inputs import ConvInput, Identity, LinearInput, Standardise
 
 AUDIO, VIDEO, HEADS = 8, 12, 4
 
@@ -166,9 +166,7 @@ def test_dropout_stands_where_the_paper_has_it(paper):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize(
-    "lengths", [((5, 7), (9, 2), (1, 4)), ((5, 7), (0, 4), (6, 0), (1, 3)), ((0, 2), (0, 5))]
-)
+@pytest.mark.parametrize("lengths", [((5, 7), (9, 2), (1, 4)), ((5, 7), (0, 4), (6, 0), (1, 3)), ((0, 2), (0, 5))])
 @torch.no_grad()
 def test_a_padded_batch_is_the_naive_implementation(lengths, layers):
     """Also where a clip's audio or video is absent, and where the whole batch's audio is."""
@@ -219,11 +217,7 @@ def test_an_absent_stream_leaves_the_other_clips_as_they_are(dtype):
     deaf[1], blind[3] = False, False
 
     def results(*masks):
-        return [
-            model(audio, video, *masks),
-            *model.fuse(audio, video, *masks),
-            *model.project(audio, video, *masks),
-        ]
+        return [model(audio, video, *masks), *model.fuse(audio, video, *masks), *model.project(audio, video, *masks)]
 
     for before, after in zip(results(audio_mask, video_mask), results(deaf, blind), strict=True):
         # not bit for bit: the products of another number of packed frames may be another kernel's
@@ -247,9 +241,7 @@ def test_no_softmax_is_over_no_frame(monkeypatch):
 
     want = gradients()
     monkeypatch.setattr(F, "scaled_dot_product_attention", textbook)
-    torch.testing.assert_close(
-        gradients(), want
-    )  # a NaN that is left out of the value is still in the gradient
+    torch.testing.assert_close(gradients(), want)  # a NaN that is left out of the value is still in the gradient
 
 
 def test_an_absent_streams_padding_is_not_read_and_a_stream_of_no_frames_is_absent():
@@ -277,9 +269,7 @@ def test_gradcheck_with_absent_streams():
         assert (x.grad[~mask] == 0).all()
         assert (x.grad[mask] != 0).any(-1).all()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    assert all(
-        g.isfinite().all() and g.abs().max() < 1e3 for g in gradients
-    )  # not 1 / eps of a zero vector's cosine
+    assert all(g.isfinite().all() and g.abs().max() < 1e3 for g in gradients)  # not 1 / eps of a zero vector's cosine
 
 
 def test_a_temperature_in_a_range_is_put_back_and_keeps_its_gradient():
@@ -304,8 +294,8 @@ def test_a_negative_swaps_only_the_context():
     model = tiny()
     ragged, (audio, video, audio_mask, video_mask) = clips()
     weights, other = arrays(model), [2, 0, 1]
-    a2v = model.attend_a2v(audio, video[other], audio_mask, video_mask[other])
-    v2a = model.attend_v2a(audio[other], video, audio_mask[other], video_mask)
+    a2v = model.fuse(audio, video[other], audio_mask, video_mask[other]).a2v
+    v2a = model.fuse(audio[other], video, audio_mask[other], video_mask).v2a
     assert a2v.shape == (3, AUDIO)
     assert v2a.shape == (3, VIDEO)
     for row, partner in enumerate(other):
@@ -331,8 +321,8 @@ def test_gradcheck_of_all_three_losses_through_the_model():
 
         aligned = avel(*call("project", audio, video, audio_mask, video_mask), labels, values[0])
         a2v, v2a = call("fuse", audio, video, audio_mask, video_mask)
-        other_a2v = call("attend_a2v", audio, video[partner], audio_mask, video_mask[partner])
-        other_v2a = call("attend_v2a", audio[partner], video, audio_mask[partner], video_mask)
+        other_a2v = call("fuse", audio, video[partner], audio_mask, video_mask[partner]).a2v
+        other_v2a = call("fuse", audio[partner], video, audio_mask[partner], video_mask).v2a
         matched = mem(
             call("match_a2v", a2v),
             call("match_a2v", other_a2v),
@@ -373,13 +363,9 @@ def test_one_step_of_training_moves_every_parameter():
     a2v, v2a = fused = model.fuse(audio, video, audio_mask, video_mask)
     matched = mem(
         model.match_a2v(a2v),
-        model.match_a2v(
-            model.attend_a2v(audio, video[negatives.video], audio_mask, video_mask[negatives.video])
-        ),
+        model.match_a2v(model.fuse(audio, video[negatives.video], audio_mask, video_mask[negatives.video]).a2v),
         model.match_v2a(v2a),
-        model.match_v2a(
-            model.attend_v2a(audio[negatives.audio], video, audio_mask[negatives.audio], video_mask)
-        ),
+        model.match_v2a(model.fuse(audio[negatives.audio], video, audio_mask[negatives.audio], video_mask).v2a),
         negatives.valid,
     )
     (F.cross_entropy(model.classify(fused), labels) + aligned.loss + 0.1 * matched.loss).backward()
@@ -437,13 +423,13 @@ def test_a_mean_of_large_fp16_frames_does_not_overflow():
 
 
 def test_widths_must_divide_into_heads():
-    with pytest.raises(ValueError, match=r"audio_dim 7 .* 4 heads: .*model\.audio_input"):
+    with pytest.raises(ValueError, match=r"audio_dim 7 .* 4 heads: .*audio"):
         FoalNet(7, 8)
-    with pytest.raises(ValueError, match=r"video_dim 9 .* 2 heads: .*model\.video_input"):
+    with pytest.raises(ValueError, match=r"video_dim 9 .* 2 heads: .*video"):
         FoalNet(8, 9, heads=2)
 
 
-@pytest.mark.parametrize("method", ["forward", "project", "fuse", "attend_a2v", "attend_v2a"])
+@pytest.mark.parametrize("method", ["forward", "project", "fuse"])
 def test_bad_streams_are_refused(method):
     call = getattr(tiny(), method)
     _, (audio, video, audio_mask, video_mask) = clips()
@@ -528,7 +514,7 @@ def test_conv_input_keeps_a_frame_of_every_clip_and_reads_all_of_them():
 
 def test_input_layers_feed_foalnet_and_learn():
     torch.manual_seed(0)
-    audio_input, video_input = build_input("conv", 80, 16, layers=2, stride=2), build_input("linear", 7, 8)
+    audio_input, video_input = ConvInput(80, 16, layers=2, stride=2), LinearInput(7, 8)
     model = FoalNet(audio_input.width, video_input.width, projection_dim=6)
     audio, audio_mask = audio_input(torch.randn(2, 21, 80), torch.ones(2, 21, dtype=torch.bool))
     video, video_mask = video_input(torch.randn(2, 5, 7), torch.ones(2, 5, dtype=torch.bool))
@@ -537,30 +523,19 @@ def test_input_layers_feed_foalnet_and_learn():
         assert all((p.grad != 0).any() for p in layer.parameters())
 
 
-def test_build_input_knows_its_kinds():
+def test_input_layers_map_a_stream_and_its_mask():
     x, mask = torch.randn(2, 3, 5), torch.ones(2, 3, dtype=torch.bool)
-    none = build_input("none", 5)
-    assert isinstance(none, Identity)
-    assert none.width == build_input("none", 5, 5).width == 5
-    assert none(x, mask) == (x, mask)
-    linear_input = build_input("linear", 5, 8)
-    assert isinstance(linear_input, LinearInput)
-    y, same = linear_input(x, mask)
-    torch.testing.assert_close(y, x @ linear_input.linear.weight.T + linear_input.linear.bias)
-    assert same is mask
-    conv = build_input("conv", 5, 8)
-    assert isinstance(conv, ConvInput)
-    assert conv.width == 8
-    assert [c.stride[0] for c in conv.convs] == [2, 2, 1]
-    for wrong in (("lstm", 5), ("linear", 5), ("conv", 5), ("none", 5, 8)):
-        with pytest.raises(ValueError, match="input"):
-            build_input(*wrong)
-    for kind in ("none", "linear", "conv"):
-        with pytest.raises(TypeError):
-            build_input(kind, 5, 5, strid=2)
+    none = Identity(5)
+    assert none.width == 5 and none(x, mask) == (x, mask)
+    linear = LinearInput(5, 8)
+    y, same = linear(x, mask)
+    torch.testing.assert_close(y, x @ linear.linear.weight.T + linear.linear.bias)
+    assert same is mask and linear.width == 8
+    conv = ConvInput(5, 8)
+    assert conv.width == 8 and [c.stride[0] for c in conv.convs] == [2, 2, 1]
     for options in ({"kernel": 4}, {"kernel": 1}, {"stride": 3}, {"stride": 0}, {"stride": 16}):
         with pytest.raises(ValueError, match=r"kernel|stride"):
-            build_input("conv", 5, 8, **options)
+            ConvInput(5, 8, **options)
 
 
 def test_standardise_uses_the_statistics_it_was_given_and_saves_them():

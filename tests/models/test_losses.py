@@ -41,15 +41,10 @@ def naive_avel(audio, video, labels, tau, normalise):
             positives = [j for j in range(n) if labels[j] == labels[i]]
             row = sum(-math.log(math.exp(logit(i, j)) / denominator) for j in positives)
             weight = sum(labels[k] == labels[j] for k in range(n) for j in range(n)) / n  # mean of positives
-            total += {False: row, True: row / len(positives), "matched": weight * row / len(positives)}[
-                normalise
-            ]
+            total += {False: row, True: row / len(positives), "matched": weight * row / len(positives)}[normalise]
         return total / n
 
-    return (
-        direction(lambda i, j: score(audio[i], video[j])),
-        direction(lambda i, j: score(audio[j], video[i])),
-    )
+    return (direction(lambda i, j: score(audio[i], video[j])), direction(lambda i, j: score(audio[j], video[i])))
 
 
 # --- AVEL

@@ -74,9 +74,7 @@ def test_nothing_is_projected_twice_and_no_padding(case):
     frames = {s: int(x.sum()) for s, x in case.frames().items()}
     for stack, query, context in (("a2v", "audio", "video"), ("v2a", "video", "audio")):
         for layer in (0, 1):
-            seen = {
-                part: rows.pop(f"{stack}.layers.{layer}.{part}") for part in ("key", "value", "query", "out")
-            }
+            seen = {part: rows.pop(f"{stack}.layers.{layer}.{part}") for part in ("key", "value", "query", "out")}
             assert seen["key"] == seen["value"] == [frames[context]]
             assert seen["out"] == [2 * frames[query]]  # the own pair and the negative
             asked = seen["query"]

@@ -26,9 +26,7 @@ def papermill(name, out, cwd, **parameters):
     """Run notebooks/<name> as a person would in a shell; returns the finished process."""
     call = [BIN / "papermill", ROOT / "notebooks" / f"{name}.ipynb", out, "--no-progress-bar"]
     call += [word for k, v in parameters.items() for word in ("-p", k, str(v))]
-    return subprocess.run(
-        call, cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400
-    )
+    return subprocess.run(call, cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +99,8 @@ def test_every_picture_has_an_alternative_text(executed):
 
 
 def test_nbval_finds_the_same_outputs_again(executed):
-    call = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--nbval-lax",
-        "--nbval-cell-timeout=300",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-    ]
-    done = subprocess.run(
-        [*call, str(executed)], cwd=executed, env=ENV, capture_output=True, text=True, timeout=600
-    )
+    call = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([*call, str(executed)], cwd=executed, env=ENV, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:]
     checked = sum(
         "nbval-check-output" in c.metadata.get("tags", [])
@@ -173,9 +160,7 @@ def copied_sound(data, manifest, folder):
 def features_from_labels(data, manifest, folder):
     classes = data["corpus"]["classes"]
     for row in manifest.itertuples():
-        np.save(
-            folder / f"{row.utterance}.npy", np.eye(4, dtype=np.float32)[[classes.index(row.emotion)] * 3]
-        )
+        np.save(folder / f"{row.utterance}.npy", np.eye(4, dtype=np.float32)[[classes.index(row.emotion)] * 3])
     data["features"]["video"] = {"encoder": "imported", "folder": str(folder), "width": 4}
     return ["features.video tell every emotion exactly", "labels"]
 
@@ -202,9 +187,7 @@ def snakemake(file, cwd, *flags, overrides=""):
 
 
 def jobs(done) -> dict[str, int]:
-    return {
-        n: int(c) for n, c in re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M) if n != "total"
-    }
+    return {n: int(c) for n, c in re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M) if n != "total"}
 
 
 @pytest.mark.parametrize(
@@ -253,12 +236,8 @@ def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
         "train_published_baseline",
         "train_published_foal-net",
     ]
-    assert {n: c for n, c in found.items() if n.startswith("train")} == {
-        n.replace("-", "_"): 1 for n in trained
-    }
-    alone = jobs(
-        snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold")
-    )
+    assert {n: c for n, c in found.items() if n.startswith("train")} == {n.replace("-", "_"): 1 for n in trained}
+    alone = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold"))
     assert alone["train"] == 45 and alone["five_fold"] == 9
 
 

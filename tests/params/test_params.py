@@ -27,9 +27,7 @@ def test_every_params_file_loads_with_numbers_as_numbers(name):
 
 def test_variants_set_the_losses_they_are_named_for():
     p = params.load("demo")
-    weights = {
-        v: (p.for_variant(v).loss.avel > 0, p.for_variant(v).loss.mem > 0) for v in p.ablation["honest"][3:]
-    }
+    weights = {v: (p.for_variant(v).loss.avel > 0, p.for_variant(v).loss.mem > 0) for v in p.ablation["honest"][3:]}
     assert weights == {
         "baseline": (False, False),
         "avel": (True, False),
@@ -145,12 +143,7 @@ def test_the_digest_changes_with_what_shapes_a_run_and_with_nothing_else():
     base = params.load("demo")
     assert base.digest("audio") == params.load("demo", "seeds=[0,1] about=other").digest("audio")
     assert base.digest("audio") == params.load("demo", "features.face.cell=16").digest("audio")
-    for change in (
-        "training.epochs=3",
-        "features.audio.bands=41",
-        "clip.seconds=3",
-        "corpus.generate.seed=2",
-    ):
+    for change in ("training.epochs=3", "features.audio.bands=41", "clip.seconds=3", "corpus.generate.seed=2"):
         assert base.digest("audio") != params.load("demo", change).digest("audio"), change
     assert base.digest("avel") != base.digest("mem")
 
@@ -199,9 +192,7 @@ def test_a_preset_gives_every_setting_of_its_column(column):
     at = ["ours", "paper", "code"].index(column)
     assert {key: value(p, key) for key in COLUMNS} == {key: v[at] for key, v in COLUMNS.items()}
     assert p.ledger == column and p.model_dump()["ledger"] == column
-    assert {key for row in LEDGER.values() for settings in row.set.values() for key in settings} == set(
-        COLUMNS
-    )
+    assert {key for row in LEDGER.values() for settings in row.set.values() for key in settings} == set(COLUMNS)
 
 
 def test_no_preset_is_ours_and_ours_are_the_defaults():
@@ -210,9 +201,7 @@ def test_no_preset_is_ours_and_ours_are_the_defaults():
     for part in ("loss", "training"):
         defaults = type(getattr(plain, part))()
         keys = [k.partition(".")[2] for k in COLUMNS if k.startswith(part)]
-        assert {k: getattr(plain, part).model_dump()[k] for k in keys} == {
-            k: getattr(defaults, k) for k in keys
-        }
+        assert {k: getattr(plain, part).model_dump()[k] for k in keys} == {k: getattr(defaults, k) for k in keys}
 
 
 def test_a_preset_stands_under_the_file_the_overrides_and_the_variant():
@@ -255,10 +244,7 @@ def test_the_demos_ledger_runs_every_variant_but_the_fine_tuned_on_the_demos_cor
     assert p.ablation == {"honest": ["foal-net", *variants], "published": []}
     assert p.folder != demo.folder and p.corpus == demo.corpus
     assert p.digest("foal-net") == demo.digest("foal-net")
-    assert (p.for_variant("ledger-batch").training.batch, p.for_variant("ledger-epochs").training.epochs) == (
-        8,
-        9,
-    )
+    assert (p.for_variant("ledger-batch").training.batch, p.for_variant("ledger-epochs").training.epochs) == (8, 9)
     assert p.variants["ledger-batch"].question == demo.variants["ledger-batch"].question
 
 

@@ -14,7 +14,8 @@ import pytest
 from foalkit.puppets import displays, writing
 from foalkit.puppets import iemocap as puppets
 from foalkit.puppets.acting import CONTROLS, expression, perform
-from foalkit.puppets.faces import LOOKS, Portrait
+from foalkit.puppets.faces import Portrait
+from foalkit.puppets.looks import LOOKS
 from foalkit.puppets.voices import HOP, PEAK, RATE, VOICES, speak
 
 # The expression that parses all 10 039 turns of the real corpus.
@@ -69,9 +70,7 @@ def _naive_table(modality):
             else:
                 p = displays.WEAK["video"][kind_a] * displays.STRONG[kind_v]
             p *= 1 - displays.MASKED - displays.CONTRADICTS
-            p += displays.MASKED * ((a, v) == (0, 0)) + displays.CONTRADICTS * (
-                (a, v) == (-arousal, -valence)
-            )
+            p += displays.MASKED * ((a, v) == (0, 0)) + displays.CONTRADICTS * ((a, v) == (-arousal, -valence))
             table[label, a, v] = p
     return table
 
@@ -152,10 +151,7 @@ def test_the_default_plan_is_large_enough_and_balanced_as_iemocap():
 
 
 def test_valence_and_activation_follow_the_label(turns):
-    mean = {
-        k: np.mean([vad for _, label, *_, vad in turns if label == k], 0)
-        for k in ("hap", "ang", "sad", "neu")
-    }
+    mean = {k: np.mean([vad for _, label, *_, vad in turns if label == k], 0) for k in ("hap", "ang", "sad", "neu")}
     assert min(mean["hap"][0], mean["neu"][0]) > max(mean["ang"][0], mean["sad"][0])
     assert min(mean["hap"][1], mean["ang"][1]) > max(mean["sad"][1], mean["neu"][1])
 
@@ -228,9 +224,7 @@ def test_the_actor_named_in_the_id_is_on_the_left(corpus):
         with av.open(str(_video(corpus, dialogue))) as container:
             picture = next(container.decode(video=0)).to_ndarray(format="rgb24").astype(float)
         shirts = picture[340:356, 180], picture[340:356, 540]
-        for speaker, shirt in zip(
-            (dialogue[:6], dialogue[:5] + "FM"[dialogue[5] == "F"]), shirts, strict=True
-        ):
+        for speaker, shirt in zip((dialogue[:6], dialogue[:5] + "FM"[dialogue[5] == "F"]), shirts, strict=True):
             colour = [int(LOOKS[speaker].cloth[k : k + 2], 16) for k in (1, 3, 5)]
             assert np.abs(np.median(shirt, 0) - colour).max() < 40, (dialogue, speaker)
 
@@ -243,9 +237,7 @@ def test_the_mouth_follows_the_voice():
     for speaker in ("Ses01F", "Ses05M"):
         sound, mouth = speak(np.random.default_rng(5), VOICES[speaker], seconds=lengths, arousal=0, valence=0)
         assert len(sound) == lengths * RATE and np.abs(sound).max() <= PEAK
-        track = np.stack(
-            [np.interp(times, np.arange(len(mouth)) * HOP / RATE, mouth[:, k]) for k in (0, 1)], 1
-        )
+        track = np.stack([np.interp(times, np.arange(len(mouth)) * HOP / RATE, mouth[:, k]) for k in (0, 1)], 1)
         controls = perform(np.random.default_rng(6), times, [(0, 120, 0.0, 0.0)], track)
         envelope = [np.sqrt(np.mean(sound[int(t * RATE) : int(t * RATE) + 534] ** 2)) for t in times]
         assert np.corrcoef(controls[:, CONTROLS.index("jaw")], envelope)[0, 1] > 0.5
@@ -289,9 +281,7 @@ def test_a_turns_expression_starts_and_ends_with_its_frames():
 def test_same_bytes_whatever_the_number_of_workers(corpus, tmp_path):
     puppets.write_corpus(tmp_path / "again", turns_per_session=TURNS, workers=1)
     files = sorted(p.relative_to(corpus) for p in corpus.rglob("*") if p.is_file())
-    assert files == sorted(
-        p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file()
-    )
+    assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
     different = [str(f) for f in files if (corpus / f).read_bytes() != (tmp_path / "again" / f).read_bytes()]
     assert not different
 

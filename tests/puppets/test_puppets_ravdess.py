@@ -174,9 +174,7 @@ def test_sound_and_picture_show_each_their_own_display(corpus, truth):
         broad.append((picture.max(-1) < 90).mean())  # dark cloth: aroused puppets raise their shoulders
         told.append((float(row["audio_arousal"]), float(row["video_arousal"])))
     loud, broad, told = (np.asarray(x).reshape(ACTORS, TAKES, -1) for x in (loud, broad, told))
-    loud, broad, told = (
-        (x - x.mean(1, keepdims=True)).reshape(ACTORS * TAKES, -1).T for x in (loud, broad, told)
-    )
+    loud, broad, told = ((x - x.mean(1, keepdims=True)).reshape(ACTORS * TAKES, -1).T for x in (loud, broad, told))
     by_ear, by_eye = (np.corrcoef([x[0], *told])[0, 1:] for x in (loud, broad))
     assert by_ear[0] > 0.9 > by_ear[1] and by_eye[1] > 0.9 > by_eye[0]
 
@@ -205,9 +203,7 @@ def test_the_card_tells_what_was_written(corpus, truth, monkeypatch):
     assert card["parameters"] == {"seed": 1, "takes_per_actor": TAKES, "actors": ACTORS}
     assert card["utterances"] == len(truth)
     assert card["labels"] == dict.fromkeys(("angry", "happy", "neutral", "sad"), 4)
-    assert card["ceilings"] == pytest.approx(
-        displays.ceilings(dict.fromkeys(puppets.CORNERS, 0.25)), abs=1e-6
-    )
+    assert card["ceilings"] == pytest.approx(displays.ceilings(dict.fromkeys(puppets.CORNERS, 0.25)), abs=1e-6)
     assert card["ceilings"]["both"] == pytest.approx(0.92, abs=0.01)
     monkeypatch.setattr(puppets_ravdess, "_write_take", lambda job: pytest.fail("written again"))
     assert card == puppets_ravdess.write_corpus(corpus, takes_per_actor=TAKES, actors=ACTORS, workers=1)

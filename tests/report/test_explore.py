@@ -32,10 +32,7 @@ def test_embeddings_are_of_the_test_side_and_its_weights(tiny, data, run, seen):
     net.load_state_dict(records.read_weights(run["folder"]))
     net.eval()
     for i in (0, 3, len(seen.utterances) - 1):  # alone, without padding
-        clip = {
-            s: torch.from_numpy(data.stores[s][seen.utterances[i]].astype("f4"))[None]
-            for s in ("audio", "video")
-        }
+        clip = {s: torch.from_numpy(data.stores[s][seen.utterances[i]].astype("f4"))[None] for s in ("audio", "video")}
         for s, x in clip.items():
             assert seen.before[s][i] == pytest.approx(x[0].numpy().mean(0), rel=1e-4, abs=1e-4)
         with torch.inference_mode():
@@ -80,9 +77,7 @@ def test_neighbours_are_what_a_loop_over_pairs_finds(seen):
     want = naive_share(seen.after["audio"], seen.after["video"], seen.labels)
     assert table.loc["audio to video", "after"] == pytest.approx(want, abs=0.051)
     pairs = [(a, b) for i, a in enumerate(seen.labels) for j, b in enumerate(seen.labels) if i != j]
-    assert table["chance"].tolist() == pytest.approx(
-        [100 * np.mean([a == b for a, b in pairs])] * 3, abs=0.051
-    )
+    assert table["chance"].tolist() == pytest.approx([100 * np.mean([a == b for a, b in pairs])] * 3, abs=0.051)
 
 
 def test_pictures_are_kept_for_the_report_and_those_of_another_run_go(tiny, seen, tmp_path):

@@ -12,11 +12,7 @@ def folds():
     """UA of two folds over four epochs, and what each rule chose."""
     ua = {1: [0.3, 0.6, 0.5, 0.4], 2: [0.2, 0.3, 0.8, 0.7]}
     epochs = pd.DataFrame(
-        [
-            {"fold": f, "seed": 0, "epoch": e, "ua": v}
-            for f, values in ua.items()
-            for e, v in enumerate(values, 1)
-        ]
+        [{"fold": f, "seed": 0, "epoch": e, "ua": v} for f, values in ua.items() for e, v in enumerate(values, 1)]
     )
     rules = {"validation": {1: 3, 2: 2}, "last": {1: 4, 2: 4}, "test": {1: 2, 2: 3}}
     chosen = pd.DataFrame(
@@ -30,9 +26,7 @@ def folds():
 
 
 def test_peeking_has_a_line_a_fold_their_mean_and_each_rules_choice(folds):
-    figure = figures.peeking(
-        {"honest": folds, "again": (folds[0], folds[1].query("selection != 'validation'"))}
-    )
+    figure = figures.peeking({"honest": folds, "again": (folds[0], folds[1].query("selection != 'validation'"))})
     left, right = figure.axes
     lines = {tuple(np.round(line.get_ydata(), 6)) for line in left.lines}
     assert {(0.3, 0.6, 0.5, 0.4), (0.2, 0.3, 0.8, 0.7), (0.25, 0.45, 0.65, 0.55)} <= lines

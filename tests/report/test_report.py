@@ -87,9 +87,7 @@ def test_the_report_is_self_contained_and_its_links_lead_somewhere(p, grid):
     assert not {t for t, _ in page.tags} & {"script", "link", "iframe", "object"}
     assert "@import" not in text and "url(" not in text
     images = [a for t, a in page.tags if t == "img"]
-    assert len(images) >= 4 and all(
-        a["src"].startswith("data:image/png;base64,") and a["alt"] for a in images
-    )
+    assert len(images) >= 4 and all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in images)
     ids = {a["id"] for _, a in page.tags if "id" in a}
     for link in [a["href"] for t, a in page.tags if t == "a"]:
         assert link[1:] in ids if link.startswith("#") else (file.parent / link).exists(), link
@@ -135,9 +133,7 @@ def test_every_table_compiles_with_booktabs(p, grid, tmp_path):
     tables = sorted((p.folder / "tables").glob("*.tex"))
     assert len(tables) == 8
     inputs = "\n\n".join(rf"\input{{{t}}}" for t in tables)
-    page = (
-        rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}\small {inputs}\end{{document}}"
-    )
+    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}\small {inputs}\end{{document}}"
     (tmp_path / "page.tex").write_text(page)
     call = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, errors="replace")
@@ -286,9 +282,7 @@ def test_p_exchanges_speakers_and_holm_is_within_a_protocol(p, grid):
             grid["honest", variant, fold] = write_run(p, "honest", variant, fold, skill)
             write_run(p, "published", variant, fold, skill)
             write_run(p, "published", "baseline", fold, 0.6)
-    wanted = [("honest", v) for v in ["baseline", *variants]] + [
-        ("published", v) for v in ["baseline", "avel"]
-    ]
+    wanted = [("honest", v) for v in ["baseline", *variants]] + [("published", v) for v in ["baseline", "avel"]]
     table = report_tables.paired_differences(p, [report_results.variant_result(p, *row) for row in wanted])
     assert table["protocol"].tolist() == ["honest"] * 3 + ["published"]
     baseline, raw = answers(p, grid, "baseline"), []

@@ -15,7 +15,7 @@ from conftest import refused
 
 from foalkit import ROOT, params
 from foalkit.params.load import read_published
-from foalkit.params.schema import PublishedRow
+from foalkit.params.rows import PublishedRow
 from foalkit.report import page as report
 from foalkit.report.check import check
 from foalkit.results import published as report_published
@@ -144,10 +144,7 @@ def test_our_rows_stand_only_where_the_epoch_was_chosen_in_the_same_way(p, grid)
     mine = peeking.loc[f"ours: {p.variants['foal-net'].label}"]
     assert (mine["UA"], mine["place"], mine["modality"]) == ("77.90", "4", "A+V")
     assert mine["source"] == "five_fold/published-foal-net.json"
-    assert (
-        peeking.index[-1] == "MERBench"
-        and peeking.loc["MERBench", ["place", "UA", "WA"]].tolist() == ["–"] * 3
-    )
+    assert peeking.index[-1] == "MERBench" and peeking.loc["MERBench", ["place", "UA", "WA"]].tolist() == ["–"] * 3
     assert peeking["UA"].iloc[:-1].astype(float).is_monotonic_decreasing and peeking.index[0] == "Foal-Net"
     assert set(tables["unknown"]["system"]) >= {"GCNet", "MSER"}
     assert "CFN-SR" not in set(peeking.index)

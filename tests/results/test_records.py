@@ -11,14 +11,7 @@ from conftest import refused
 from foalkit.results import records
 
 PREDICTIONS = pd.DataFrame(
-    {
-        "utterance": ["a", "b"],
-        "speaker": ["s", "t"],
-        "split": "test",
-        "epoch": 1,
-        "true": [0, 1],
-        "logit_x": [0.5, 1],
-    }
+    {"utterance": ["a", "b"], "speaker": ["s", "t"], "split": "test", "epoch": 1, "true": [0, 1], "logit_x": [0.5, 1]}
 )
 
 
@@ -51,11 +44,7 @@ def test_what_was_written_is_read(p, run):
     record = records.read_record(run / "record.json")
     assert record_of(p).items() <= record.items() and record["schema"] == records.SCHEMA
     pd.testing.assert_frame_equal(records.read_predictions(run), PREDICTIONS)
-    assert sorted(f.name for f in run.iterdir()) == [
-        "predictions.parquet",
-        "record.json",
-        "weights.safetensors",
-    ]
+    assert sorted(f.name for f in run.iterdir()) == ["predictions.parquet", "record.json", "weights.safetensors"]
 
 
 def test_the_same_run_gives_the_same_bytes(p, run, tmp_path):

@@ -105,8 +105,7 @@ def by_hand(true, answers, speakers, draws=4000):
     for _ in range(draws):
         drawn = np.concatenate([rows[s] for s in rng.choice(names, 10)])
         recalls = [
-            [(a[drawn] == true[drawn])[true[drawn] == c].mean() for c in np.unique(true[drawn])]
-            for a in answers
+            [(a[drawn] == true[drawn])[true[drawn] == c].mean() for c in np.unique(true[drawn])] for a in answers
         ]
         values.append(np.mean(recalls[0]) - (np.mean(recalls[1]) if len(recalls) == 2 else 0))
     tail = NormalDist().cdf(-2.2622 * (10 / 9) ** 0.5)  # the t table's 97.5 % at 9 degrees of freedom

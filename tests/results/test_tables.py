@@ -81,22 +81,16 @@ def test_the_gain_is_printed_beside_what_selection_alone_gives(p, grid):
             "test": np.array([max(u.values()) for u in uas]),
         }
         for rule, values in chosen[label].items():
-            assert float(table.loc[f"honest, {rule}", label]) == pytest.approx(
-                100 * values.mean(), abs=0.0051
-            )
+            assert float(table.loc[f"honest, {rule}", label]) == pytest.approx(100 * values.mean(), abs=0.0051)
         price = 100 * (chosen[label]["test"] - chosen[label]["validation"])
         half = 2.7764 * price.std(ddof=1) / 5**0.5  # the t table at four degrees of freedom
         want = (price.mean(), price.mean() - half, price.mean() + half)
         assert value(table.loc["honest, test − validation", label]) == pytest.approx(want, abs=0.051)
     assert said["price"]["honest"] == pytest.approx(want, abs=1e-3)  # foal-net's
     gain = [chosen[LABELS[1]][rule] - chosen[LABELS[0]][rule] for rule in ("validation", "test")]
-    assert value(table.loc["honest, test", "gain (points)"])[0] == pytest.approx(
-        100 * gain[1].mean(), abs=0.0051
-    )
+    assert value(table.loc["honest, test", "gain (points)"])[0] == pytest.approx(100 * gain[1].mean(), abs=0.0051)
     change = 100 * (gain[1] - gain[0]).mean()
-    assert value(table.loc["honest, test − validation", "gain (points)"])[0] == pytest.approx(
-        change, abs=0.0051
-    )
+    assert value(table.loc["honest, test − validation", "gain (points)"])[0] == pytest.approx(change, abs=0.0051)
     assert not any(rule.startswith("published") for rule in table.index)  # no plain fusion there
 
 
@@ -114,9 +108,7 @@ def test_the_page_answers_how_much_selection_gives(p, grid):
     page = printed(p).read_text()
     section = page.split('<h2 id="peeking">')[1].split("<h2")[0]
     assert "a gain of +2.25 points UA of Foal-Net over plain fusion" in section
-    assert (
-        f"<b>{price:+.2f} points</b>" in section and f"{price / 2.25:.1f} times the printed gain" in section
-    )
+    assert f"<b>{price:+.2f} points</b>" in section and f"{price / 2.25:.1f} times the printed gain" in section
     assert "UA over epochs on the test folds" in section  # the figure's alternative text
     assert check(p)[0] == []
 
@@ -209,9 +201,7 @@ def test_the_spread_is_of_speakers_uas_under_each_seed(seeded):
                 cube[fold - 1, i, seed] = 100 * naive_recall(part["true"].tolist(), predicted)
     # the rest: what fold, speaker and seed of a fold leave, 5 · 1 · 2 degrees of freedom
     left = cube - cube.mean(2, keepdims=True) - cube.mean(1, keepdims=True) + cube.mean((1, 2), keepdims=True)
-    assert float(table["sd of one (points)"].iloc[3]) == pytest.approx(
-        (left**2).sum() ** 0.5 / 10**0.5, abs=0.051
-    )
+    assert float(table["sd of one (points)"].iloc[3]) == pytest.approx((left**2).sum() ** 0.5 / 10**0.5, abs=0.051)
     page = printed(seeded).read_text()
     assert "trained under 3 seeds" in page and "under every seed" in page
     assert check(seeded)[0] == []
@@ -311,21 +301,12 @@ def cfn(tmp_path):
             for fold in p.fold_numbers(protocol):
                 kept = write_run(p, protocol, variant, fold, 0.3 + 0.1 * i)
                 if protocol == "honest" and not i:
-                    turns.append(
-                        kept.query("split == 'test' and epoch == 1")[["utterance", "speaker", "true"]]
-                    )
+                    turns.append(kept.query("split == 'test' and epoch == 1")[["utterance", "speaker", "true"]])
     table = pd.concat(turns)
     table["emotion"] = [p.corpus.classes[t] for t in table.pop("true")]
     table = table.assign(gender="F", kind="acted", start=0.0, end=3.5, audio="", video="")
     records.write_parquet(p.folder / "manifest.parquet", table)
-    info = {
-        "utterances": 240,
-        "left_out": 0,
-        "longer_than_clip": 0,
-        "counts": {},
-        "ceilings": None,
-        "features": {},
-    }
+    info = {"utterances": 240, "left_out": 0, "longer_than_clip": 0, "counts": {}, "ceilings": None, "features": {}}
     records.write_json(p.folder / "preprocess.json", info)
     return p
 
@@ -339,10 +320,7 @@ def test_cfn_srs_rows_stand_with_their_own_best_and_plain_row(cfn):
     assert differences["protocol"].tolist() == ["honest", "honest", "published"]
     page = printed(cfn).read_text()
     assert f"<h1>CFN-SR, ablated on {cfn.name}</h1>" in page and 'id="ledger"' not in page
-    assert {f.stem for f in (cfn.folder / "figures").glob("confusion-*")} == {
-        "confusion-cfn-sr",
-        "confusion-concat",
-    }
+    assert {f.stem for f in (cfn.folder / "figures").glob("confusion-*")} == {"confusion-cfn-sr", "confusion-concat"}
     assert check(cfn)[0] == []
 
 

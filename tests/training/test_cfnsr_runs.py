@@ -85,9 +85,7 @@ def test_real_clips_are_read_from_mp4(ravdess_root, tmp_path):
     p = params.load("ravdess-cfnsr-small", f"outputs={tmp_path} corpus.root={ravdess_root}/clips")
     data = open_data(p)
     assert len(data.table) == 4 and set(data.stores["mfcc"].lengths.values()) == {212}
-    assert data.left_out[
-        "reason"
-    ].tolist() == [  # two files show one take; of the other only the silent twin is there
+    assert data.left_out["reason"].tolist() == [  # two files show one take; of the other only the silent twin is there
         "only 02-01-04-01-02-01-01.mp4: a video without its sound"
     ]
     store = data.stores["face-frames"]
@@ -141,9 +139,7 @@ def test_pictures_must_be_square():
 def test_a_fused_run_trains_what_it_starts_from_and_says_so(p, fused):
     record = records.read_record(fused)
     folders = {v: records.run_folder(p, "honest", v, 1, 0) for v in ("cfn-video", "cfn-audio")}
-    digests = {
-        v: hashlib.sha256((f / "weights.safetensors").read_bytes()).hexdigest() for v, f in folders.items()
-    }
+    digests = {v: hashlib.sha256((f / "weights.safetensors").read_bytes()).hexdigest() for v, f in folders.items()}
     assert record["starts_from"] == digests
     # eight classes would make it 26 301 417
     assert record["parameters"] == 26_301_417 - 4 * (3712 + 1)

@@ -50,9 +50,7 @@ def test_a_clip_in_a_batch_is_the_clip_alone():
 
 
 def test_hidden_sound_stays_hidden():
-    _, frames = WavLMInput(small_wavlm()).eval()(
-        torch.randn(2, 900, 1), torch.tensor([[True], [False]]).expand(2, 900)
-    )
+    _, frames = WavLMInput(small_wavlm()).eval()(torch.randn(2, 900, 1), torch.tensor([[True], [False]]).expand(2, 900))
     assert frames.any(1).tolist() == [True, False]
 
 
@@ -63,10 +61,7 @@ def test_normalising_is_transformers_own():
     x, lengths = 3 * torch.randn(2, 4000) + 1, [4000, 2500]
     mask = torch.arange(4000) < torch.tensor(lengths)[:, None]
     theirs = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)(
-        [x[i, :n].numpy() for i, n in enumerate(lengths)],
-        sampling_rate=16_000,
-        padding=True,
-        return_tensors="pt",
+        [x[i, :n].numpy() for i, n in enumerate(lengths)], sampling_rate=16_000, padding=True, return_tensors="pt"
     )
     expected = model.eval()(theirs["input_values"], attention_mask=theirs["attention_mask"]).last_hidden_state
     layer = WavLMInput(model, normalise=True).eval()
@@ -84,9 +79,7 @@ def test_checkpointing_gives_the_same_gradients_from_fewer_kept_activations():
         torch.manual_seed(1)
         np.random.seed(1)
         saved = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda v, saved=saved: saved.append(v.numel()) or v, lambda v: v
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(lambda v, saved=saved: saved.append(v.numel()) or v, lambda v: v):
             out, _ = layer(x, mask)
         out.square().mean().backward()
         seen.append(gradients_of(layer))
@@ -140,9 +133,7 @@ def test_a_trained_wavlm_takes_parts_too(p, easy):
     """Time masks, layer drop and dropout on: the second entering repeats NumPy's draws as well as torch's."""
     p = with_training(p.for_variant("audio"), micro_batch=3)
     net = networks.Net(
-        {"audio": WavLMInput(small_wavlm(layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2))},
-        {},
-        Unimodal(16, 4),
+        {"audio": WavLMInput(small_wavlm(layerdrop=0.3, mask_time_prob=0.3, mask_time_length=2))}, {}, Unimodal(16, 4)
     ).train()
     x, labels = torch.randn(6, 4000, 1), torch.tensor([0, 1, 2, 3, 0, 1])
     mask = torch.ones(6, 4000, dtype=torch.bool)
@@ -208,11 +199,7 @@ def test_two_processes_give_the_joined_batchs_losses_and_gradients(p, easy, tmp_
     (tmp_path / "worker.py").write_text(WORKER)
     call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*call, str(tmp_path / "worker.py"), str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
+        [*call, str(tmp_path / "worker.py"), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -248,9 +235,7 @@ def start_and_end(fine, variant):
     sides = split(data.table, fine, 1, "honest")
     torch.manual_seed(0)  # as training does before it builds the net
     net = networks.build_net(fine.for_variant(variant), variant, data.stores, sides.train)
-    return {n: v.clone() for n, v in net.state_dict().items()}, training.train(
-        fine, variant, data, sides, 0, "honest"
-    )
+    return {n: v.clone() for n, v in net.state_dict().items()}, training.train(fine, variant, data, sides, 0, "honest")
 
 
 @pytest.mark.parametrize("variant", ["audio", "foal-net"])
@@ -273,9 +258,7 @@ def test_the_same_fine_tuning_twice_gives_the_same_bytes(fine):
 
 def test_two_launched_processes_train_a_run(fine, monkeypatch):
     monkeypatch.setattr(training.time, "monotonic", lambda: 0.0)
-    both = fine.model_copy(
-        update={"training": fine.training.model_copy(update={"processes": 2, "epochs": 1})}
-    )
+    both = fine.model_copy(update={"training": fine.training.model_copy(update={"processes": 2, "epochs": 1})})
     _, result = start_and_end(both, "foal-net")
     assert len(result.history) == 1 and np.isfinite(result.predictions.filter(like="logit_")).all(axis=None)
 

@@ -78,9 +78,7 @@ def test_the_weights_on_disk_are_the_selected_epochs(p, easy, tmp_path, protocol
     logits = training.predict(net, easy.stores, p.variants[variant].streams, sides.test, p)
     epoch = record["scores"][record["selection"]]["epoch"]
     test = kept[kept["split"] == "test"]
-    distance = {
-        e: np.abs(part.filter(like="logit_").to_numpy() - logits).max() for e, part in test.groupby("epoch")
-    }
+    distance = {e: np.abs(part.filter(like="logit_").to_numpy() - logits).max() for e, part in test.groupby("epoch")}
     assert distance[epoch] < 1e-5 and min(v for e, v in distance.items() if e != epoch) > 1e-4
 
 
@@ -100,9 +98,7 @@ def test_test_labels_do_not_reach_an_honest_run(p, easy):
     changed = replace(easy, table=easy.table.assign(emotion=easy.table["emotion"].mask(held, turned)))
     result, other = train(p, easy), train(p, changed)
     best = [r.history["test_ua"].max() for r in (result, other)]
-    peeks = [
-        set(r.history["epoch"][r.history["test_ua"] == b]) for r, b in zip((result, other), best, strict=True)
-    ]
+    peeks = [set(r.history["epoch"][r.history["test_ua"] == b]) for r, b in zip((result, other), best, strict=True)]
     assert not peeks[0] & peeks[1]  # a run that peeked would differ
     assert result.scores["validation"]["epoch"] == other.scores["validation"]["epoch"]
     assert same_weights(result.weights, other.weights)
@@ -160,16 +156,13 @@ def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
     avel = (-(positive * rows).sum(1).mean() - (positive * columns).sum(1).mean()) / 2
     torch.testing.assert_close(terms["avel"], avel)
     mem = 0.0
-    for attend, match, sim in (
-        (core.attend_a2v, core.match_a2v, similarity),
-        (core.attend_v2a, core.match_v2a, similarity.T),
-    ):
+    for side, match, sim in (("a2v", core.match_a2v, similarity), ("v2a", core.match_v2a, similarity.T)):
         total = 0.0
         for i in n:
             hardest = max((j for j in n if labels[j] != labels[i]), key=lambda j: sim[i, j].item())
-            negative = pair(i, hardest) if attend == core.attend_a2v else pair(hardest, i)
-            total = total - match(attend(*pair(i, i))).log_softmax(1)[0, 1]
-            total = total - match(attend(*negative)).log_softmax(1)[0, 0]
+            negative = pair(i, hardest) if side == "a2v" else pair(hardest, i)
+            total = total - match(getattr(core.fuse(*pair(i, i)), side)).log_softmax(1)[0, 1]
+            total = total - match(getattr(core.fuse(*negative), side)).log_softmax(1)[0, 0]
         mem = mem + total / (2 * len(labels)) / 2
     torch.testing.assert_close(terms["mem"], mem)
     torch.testing.assert_close(terms["total"], terms["ce"] + p.loss.avel * avel + p.loss.mem * mem)
@@ -321,8 +314,7 @@ def test_the_test_side_is_kept_with_each_stream_hidden(p, easy, result):
         assert kept["true"].tolist() == easy.labels(sides.test).tolist()
         for row in kept.to_dict("records")[::5]:
             streams = {
-                s: tuple(map(torch.from_numpy, easy.stores[s].batch([row["utterance"]])))
-                for s in ("audio", "video")
+                s: tuple(map(torch.from_numpy, easy.stores[s].batch([row["utterance"]]))) for s in ("audio", "video")
             }
             # what is hidden cannot matter: another clip stands in its place
             streams[hidden] = (torch.full_like(streams[hidden][0], 7.0), torch.zeros_like(streams[hidden][1]))

@@ -2,7 +2,7 @@
 
 An encoder of sound takes mono samples `(S,)` at its `rate`, 16 kHz where it has none; one of pictures takes RGB frames
 `(T, size, size, 3)`; one of numbers reads a manifest row's own file (`file`, `read`). Called with one clip, it returns
-`(T, D)`. Networks also take `many` clips and save what their clips share.
+`(T, D)`.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Encoder(Protocol):
-    """`width` numbers a frame, stored as `stored_as` says (float16 where it says nothing); `identity` names all that shapes them."""
+    """`width` numbers a frame, kept as `stored_as` (float16 without it); `identity` names all that shapes them."""
 
     width: int
     identity: dict

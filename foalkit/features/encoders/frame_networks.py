@@ -1,52 +1,30 @@
 """Networks that see one frame at a time: CLIP (open_clip) and image classifiers (transformers)."""
 
-import hashlib
-import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from foalkit import UserError
 from foalkit.devices import device
-from foalkit.features.encoders.weights import (
-    check_width,
-    download,
-    dtype,
-    first_line,
-    identity,
-    pinned,
-    save_once,
-)
+from foalkit.features.encoders.weights import check_width, download, dtype, first_line, identity, pinned
 from foalkit.files import file_digest
 from foalkit.params.encoders import ClipImages, Expression
 from foalkit.params.load import expand
+from foalkit.puppets.networks import small_clip, small_vit
 
 
 class _FrameNetwork:
     """A network that sees one frame at a time: `_embed` gives the features `(N, D)` of normalised pixels."""
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        return self.many([frames])[0]
-
-    def many(self, clips: list[np.ndarray]) -> list[np.ndarray]:
-        """The features of each clip; a picture that they show more than once goes through the network once."""
         import torch
 
-        first, shown = {}, []  # picture → its number, per clip the numbers of its pictures
-        for clip in clips:
-            keys = [hashlib.blake2b(frame).digest() for frame in np.ascontiguousarray(clip)]
-            shown.append([first.setdefault(key, len(first)) for key in keys])
-        pictures = np.empty((len(first), *clips[0].shape[1:]), np.uint8)
-        for clip, numbers in zip(clips, shown, strict=True):
-            pictures[numbers] = clip
         parts = []
         with torch.inference_mode():
-            for part in torch.from_numpy(pictures).split(self.batch):
+            for part in torch.from_numpy(frames).split(self.batch):
                 pixels = part.to(self.device).permute(0, 3, 1, 2).float() * self.scale  # (N, 3, size, size)
                 parts.append(self._embed(((pixels - self.mean) / self.std).to(self.dtype)))
-        features = torch.cat(parts).float().cpu().numpy()
-        return [features[numbers] for numbers in shown]
+        return torch.cat(parts).float().cpu().numpy()
 
 
 class ClipEncoder(_FrameNetwork):
@@ -60,7 +38,7 @@ class ClipEncoder(_FrameNetwork):
 
         name, pretrained, revision = spec.model, spec.pretrained, spec.revision
         if spec.model == "small":
-            name, pretrained = _small_clip(weights_folder / f"clip-small-{spec.width}", spec.width)
+            name, pretrained = small_clip(weights_folder / f"clip-small-{spec.width}", spec.width)
         elif pretrained is None:
             raise UserError(f"{where}: CLIP {spec.model} needs `pretrained`: a hub repository or a file")
         if (file := expand(pretrained, f"{where}.pretrained")).is_file():
@@ -77,7 +55,6 @@ class ClipEncoder(_FrameNetwork):
         self.dtype = dtype(spec.precision)
         self.model.eval().requires_grad_(False).to(self.device, self.dtype)
         visual = self.model.visual
-        _lean_layers(visual)
         self.size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
         self.mean = torch.tensor(visual.image_mean, device=self.device)[:, None, None]
         self.std = torch.tensor(visual.image_std, device=self.device)[:, None, None]
@@ -99,9 +76,7 @@ class ExpressionEncoder(_FrameNetwork):
 
         logging.disable_progress_bar()
         small = spec.model == "small"
-        source = (
-            str(_small_vit(weights_folder / f"vit-small-{spec.width}", spec.width)) if small else spec.model
-        )
+        source = str(small_vit(weights_folder / f"vit-small-{spec.width}", spec.width)) if small else spec.model
         source, revision, commit = pinned(source, spec.revision, where)
         try:
             self.model, report = AutoModelForImageClassification.from_pretrained(
@@ -133,78 +108,3 @@ class ExpressionEncoder(_FrameNetwork):
 
     def _embed(self, pixels):
         return self.model(pixels).logits.flatten(1)
-
-
-def _small_vit(folder: Path, width: int) -> Path:
-    """A ViT of 2 layers with seeded random weights for 7 expressions, 64² pixels, saved once."""
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    config = ViTConfig(
-        hidden_size=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=2 * width,
-        image_size=64,
-        patch_size=8,
-        num_labels=7,
-    )
-
-    def write(target: Path) -> None:
-        ViTForImageClassification(config).save_pretrained(target)
-        ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(target)
-
-    save_once(folder, write)
-    return folder
-
-
-def _small_clip(folder: Path, width: int) -> tuple[str, str]:
-    """A CLIP of 2 layers with seeded random weights: its registered name and its weights file, saved once."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    name = f"small-{width}"
-    config = {
-        "embed_dim": width,
-        "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-    }
-
-    def write(target: Path) -> None:
-        (target / f"{name}.json").write_text(json.dumps(config))
-        save_file(open_clip.CLIP(**config).state_dict(), target / "weights.safetensors")
-
-    save_once(folder, write)
-    open_clip.add_model_config(folder / f"{name}.json")
-    return name, str(folder / "weights.safetensors")
-
-
-def _lean_layers(visual) -> None:
-    """Let a vision transformer attend by one fused kernel, and its last layer compute the class token alone.
-
-    Only where nothing else is read of it; the result is the same but for rounding. PyTorch's own layer copies
-    transposed keys before each product: in bf16 on a CPU that is a third of its time.
-    """
-    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-
-    if not isinstance(visual, VisionTransformer) or visual.pool_type != "tok" or visual.attn_pool is not None:
-        return
-    blocks = visual.transformer.resblocks
-    if any(type(block) is not ResidualAttentionBlock for block in blocks):
-        return
-    for block in blocks:
-        block.forward = partial(_lean_layer, block, tokens=1 if block is blocks[-1] else None)
-
-
-def _lean_layer(block, x, attn_mask=None, *, tokens: int | None):
-    """What `block` makes of `x` `(B, T, D)`, for its first `tokens` (None: all)."""
-    from torch.nn.functional import linear, scaled_dot_product_attention
-
-    attn, d = block.attn, x.shape[2]
-    normed = block.ln_1(x)
-    query = normed[:, :tokens].contiguous()  # a strided one would be multiplied clip by clip
-    q = linear(query, attn.in_proj_weight[:d], attn.in_proj_bias[:d])
-    k, v = linear(normed, attn.in_proj_weight[d:], attn.in_proj_bias[d:]).chunk(2, -1)
-    q, k, v = (y.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, T, D')
-    attended = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    x = x[:, :tokens] + block.ls_1(attn.out_proj(attended))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -15,11 +15,7 @@ class ImportedFeatures:
 
     def __init__(self, spec: Imported, where: str = "features"):
         self.where = where
-        self.folder, self.pattern, self.width = (
-            expand(spec.folder, f"{where}.folder"),
-            spec.pattern,
-            spec.width,
-        )
+        self.folder, self.pattern, self.width = (expand(spec.folder, f"{where}.folder"), spec.pattern, spec.width)
         if not self.folder.is_dir():
             raise UserError(f"{where}.folder: there is no folder {self.folder}")
         self.identity = {"encoder": "imported", "width": spec.width}

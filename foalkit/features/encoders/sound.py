@@ -56,9 +56,7 @@ class WaveformEncoder:
         return samples[:, None]
 
 
-def _mel_power(
-    samples: np.ndarray, bands: int, hop: int, *, rate: int = SAMPLE_RATE, window: int = 400
-) -> np.ndarray:
+def _mel_power(samples: np.ndarray, bands: int, hop: int, *, rate: int = SAMPLE_RATE, window: int = 400) -> np.ndarray:
     import librosa
 
     return librosa.feature.melspectrogram(

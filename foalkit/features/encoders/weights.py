@@ -1,9 +1,5 @@
 """Pretrained weights: pinned, checked, and for `model: small` written once with seeded random numbers."""
 
-import os
-import shutil
-from pathlib import Path
-
 from foalkit import UserError
 from foalkit.files import file_digest
 from foalkit.params.load import expand
@@ -19,23 +15,6 @@ def pinned(model: str, revision: str | None, where: str) -> tuple[str, str, str 
     if revision is None:
         raise UserError(f"{where}: {model} is a hub name: pin its `revision` (a commit)")
     return model, revision, revision
-
-
-def save_once(folder: Path, write) -> None:
-    """`write` a network with seeded random weights into `folder`, which is there when it is whole."""
-    import torch
-
-    if folder.exists():
-        return
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        write(partial)
-    try:
-        partial.rename(folder)
-    except OSError:  # another job was quicker; the numbers are the same
-        shutil.rmtree(partial)
 
 
 def dtype(precision: str):

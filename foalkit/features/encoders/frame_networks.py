@@ -21,7 +21,7 @@ class _FrameNetwork:
 
         parts = []
         with torch.inference_mode():
-            for part in torch.from_numpy(frames).split(self.batch):
+            for part in torch.from_numpy(np.ascontiguousarray(frames)).split(self.batch):
                 pixels = part.to(self.device).permute(0, 3, 1, 2).float() * self.scale  # (N, 3, size, size)
                 parts.append(self._embed(((pixels - self.mean) / self.std).to(self.dtype)))
         return torch.cat(parts).float().cpu().numpy()

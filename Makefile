@@ -1,8 +1,3 @@
-# make demo   everything: environment, corpus, features, the whole ablation, the report
-# make test   the tests          make lab   JupyterLab at the notebooks          make lint   ruff
-# make bench  how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
-# make grid PARAMS=iemocap-frozen   the same grid with another params file; OVERRIDES="training.epochs=5" changes it
-
 PYTHON ?= python3
 PARAMS ?= demo
 OVERRIDES ?=
@@ -11,43 +6,54 @@ BIN := .venv/bin
 # one thread per job: the grid runs as many jobs as there are cores
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-# a GPU serves one job at a time; without one there is nothing to share out
-GPUS := $(addprefix --resources gpu=,$(filter-out 0,$(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)))
+# a GPU serves GPU_JOBS jobs at a time; without one there is nothing to share out
+GPU_JOBS ?= 1
+export GPU_JOBS
+GPUS := $(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)
+GPU_SHARES := $(addprefix --resources gpu=,$(filter-out 0,$(shell expr $(GPUS) \* $(GPU_JOBS))))
 
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
 PROGRESS := { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|localrule all|    input: .*report.html|    jobid: 0$$|    resources: tmpdir|$$)' || true; }
 
-.PHONY: demo grid test bench lab lint lock clean
+.PHONY: help demo grid test bench lab lint lock clean clean-features
 
-demo:
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo:  ## everything: environment, corpus, features, the whole ablation, the report
 	@$(MAKE) --no-print-directory grid PARAMS=demo
 	@echo "demo: outputs/demo/report.html"
 
-grid: $(BIN)/.installed
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPUS) --keep-going --rerun-incomplete \
+grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPU_SHARES) --keep-going --rerun-incomplete \
 		--rerun-triggers params input --quiet host reason --config params=$(PARAMS) overrides="$(OVERRIDES)" 2>&1 | $(PROGRESS)
 
-test: $(BIN)/.installed
+test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest
 
-bench: $(BIN)/.installed
+bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
-lab: $(BIN)/.installed
+lab: $(BIN)/.installed  ## JupyterLab at the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-lint: $(BIN)/.installed
+lint: $(BIN)/.installed  ## ruff, and the order of the library's rooms
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 
-# needs uv; one resolution for Linux and macOS, Python 3.11-3.13, without index addresses
-lock:
+lock:  ## resolve requirements.lock anew for Linux and macOS, Python 3.11-3.13, without index addresses (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --fork-strategy fewest \
 		--no-header --no-annotate --quiet pyproject.toml -o requirements.lock
 
-clean:
-	rm -rf outputs/$(PARAMS)
+clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
+	@test -n "$(PARAMS)" || { echo "error: which params? make clean PARAMS=demo"; exit 1; }
+	rm -rf "outputs/$(PARAMS)"
+
+clean-features: $(BIN)/.installed  ## list the features, face boxes and corpora that no outputs name; REMOVE=yes removes them
+	@$(BIN)/foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)
 
 $(BIN)/.installed: requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11-3.13 (or make PYTHON=...)"; exit 1; }

@@ -44,39 +44,33 @@ def _grid(given) -> int:
 
 def _check(given) -> int:
     from foalkit.params import load
-    from foalkit.report.check import check
+    from foalkit.report.check import check, check_features
 
-    differences, numbers = check(load(given.params, given.overrides))
-    print("\n".join(differences) or f"{numbers} numbers agree")
+    p = load(given.params, given.overrides)
+    differences, numbers = check(p)
+    damaged, stores = check_features(p)
+    differences += damaged
+    print("\n".join(differences) or f"{numbers} numbers agree, {stores} stores hold what was written")
     return 1 if differences else 0
 
 
 def _params(given) -> int:
     from foalkit.params import load
-    from foalkit.params.keys import keys
+    from foalkit.params.keys import lines
     from foalkit.params.merge import difference
 
     p = load(given.params, given.overrides)
     if given.diff:
         other = load(given.diff)
-        hidden = {"name", "about", "outputs", "variants"}
-        changed = difference(p.model_dump(exclude=hidden), other.model_dump(exclude=hidden))
-        for key in changed:
-            ours, theirs = (_value(d, key) for d in (p.model_dump(), other.model_dump()))
-            print(f"{key}: {p.name} {ours} · {other.name} {theirs}")
+        mine, theirs = (q.model_dump(exclude={"name", "about", "outputs", "variants"}) for q in (p, other))
+        here, there = difference(theirs, mine), difference(mine, theirs)
+        for key in here:
+            a, b = (json.dumps(side[key], default=str) for side in (here, there))
+            print(f"{key}: {a} in {p.name}, {b} in {other.name}")
         return 0
-    for key in keys(p):
-        mark = "*" if key.set else " "
-        print(f"{mark} {key.key} = {json.dumps(key.value, ensure_ascii=False, default=str)}")
-        print(f"      {key.type}{f', default {key.default}' if key.default is not None else ''}: {key.meaning}")
-    print("* another value than the default")
+    print("\n".join(lines(p)))
+    print("\n* what this file sets to another value than the default")
     return 0
-
-
-def _value(data: dict, key: str) -> str:
-    for part in key.split("."):
-        data = data.get(part) if isinstance(data, dict) else None
-    return "–" if data is None else json.dumps(data, ensure_ascii=False, default=str)
 
 
 def _clean(given) -> int:
@@ -89,14 +83,9 @@ def _clean(given) -> int:
             print(f"{size / 1e6:10.1f} MB  {path.relative_to(ROOT)}")
             if given.remove:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    total = f"{len(found)} that no outputs name, {sum(found.values()) / 1e6:.1f} MB"
-    print(
-        f"{total}: removed"
-        if given.remove
-        else f"{total}: foalkit clean-features --remove removes them"
-        if found
-        else total
-    )
+    print(f"{len(found)} that no outputs name, {sum(found.values()) / 1e6:.1f} MB", "removed" if given.remove else "")
+    if found and not given.remove:
+        print("foalkit clean-features --remove (or make clean-features REMOVE=yes) removes them")
     return 0
 
 

@@ -131,13 +131,13 @@ def unnamed(outputs: Path) -> dict[Path, int]:
 
     Raises UserError while features are being prepared.
     """
-    features, named, roots, boxes = outputs / "features", {".used"}, set(), set()
+    features, named, roots, boxes = outputs / "features", set(), set(), set()
     for file in outputs.glob("*/preprocess.json"):
         info = json.loads(file.read_text(encoding="utf-8"))
-        named |= {f["store"] for f in info["features"].values()}
-        roots.add(info["corpus"])
-    for store in named:
-        if (features / store / "index.parquet").exists():
+        named |= {f.get("store") for f in info["features"].values()}  # None: written before features were shared
+        roots.add(info.get("corpus"))
+    for store in filter(None, named):
+        if (features / store / "store.json").exists():
             boxes |= set(FeatureStore(features / store).boxes.values())
     found = [f for f in sorted(features.glob("*")) if f.is_dir() and f.name not in {*named, "face_boxes"}]
     found += [f for f in sorted(features.glob("face_boxes/*.npy")) if f.stem not in boxes]

@@ -11,6 +11,7 @@ from typing import Any
 from bs4 import BeautifulSoup, NavigableString
 
 from foalkit import UserError
+from foalkit.features.store import FeatureStore
 from foalkit.params import Params
 from foalkit.report.page import write_report
 from foalkit.results import records
@@ -52,6 +53,30 @@ def check(params: Params) -> tuple[list[str], int]:
                 if (a := printed.get(where, "")) != (b := again.get(where, ""))
             ]
     return differences, numbers
+
+
+def check_features(params: Params) -> tuple[list[str], int]:
+    """Compare every stored utterance with the digest it was written with, and each run's features with what is there.
+
+    Returns a line per difference and the number of stores compared; features that are gone are not compared.
+    """
+    differences, stores = [], {}
+    for stream in params.features:
+        folder = params.features_folder / params.store_name(stream)
+        if (folder / "store.json").exists():
+            try:
+                stores[stream] = FeatureStore(folder)
+                stores[stream].verify()
+            except UserError as error:
+                differences.append(str(error))
+    for protocol, variants in params.ablation.items():
+        for run in (r for v in variants for r in records.read_runs(params, protocol, v)):
+            differences += [
+                f"{run['run']}: features.{s} are not those it was trained on; train it again"
+                for s, digest in run.get("feature_digests", {}).items()
+                if s in stores and stores[s].digest != digest
+            ]
+    return differences, len(stores)
 
 
 def _check_scores(params: Params, run: dict) -> list[str]:

@@ -134,24 +134,46 @@ def provenance() -> dict[str, Any]:
     """Versions, git commit and dirtiness, and the machine's kind (no names): what a number rests on."""
     from importlib.metadata import version
 
-    def git(*args: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-c", "safe.directory=*", *args], cwd=ROOT, capture_output=True, text=True, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
     return {
         "foalkit": __version__,
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": None if changed is None else bool(changed),
+        "commit": (_git("rev-parse", "HEAD") or "").strip() or None,
+        "dirty": _dirty(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "packages": {p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")},
     }
+
+
+def _git(*args: str) -> str | None:
+    try:
+        call = ["git", "-c", "safe.directory=*", *args]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=20)
+    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _dirty() -> bool | None:
+    """Whether a tracked file differs from the commit; a notebook that was only run and saved does not."""
+    changed = _git("diff", "--name-only", "-z", "HEAD")
+    if changed is None:
+        return None
+    for name in filter(None, changed.split("\0")):
+        file = ROOT / name
+        if not name.endswith(".ipynb") or not file.exists():
+            return True
+        if written_cells(file.read_text(encoding="utf-8")) != written_cells(_git("show", f"HEAD:{name}")):
+            return True
+    return False
+
+
+def written_cells(notebook: str | None) -> list | None:
+    """What a person wrote in a notebook (its JSON): kinds, sources and tags of the cells; None of what is none."""
+    try:
+        cells = json.loads(notebook)["cells"]
+        return [(c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")) for c in cells]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _of_record(folder: Path, name: str) -> Path:

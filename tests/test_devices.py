@@ -22,6 +22,7 @@ def job(monkeypatch, tmp_path):
     """Starts a process that reserves GPUs of four and holds them; returns it and the numbers it got."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # the locks of this test alone
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("GPU_JOBS", raising=False)
     started = []
 
     def start(wanted):
@@ -46,6 +47,21 @@ def test_jobs_at_once_take_different_gpus_and_give_them_back(job):
     assert fourth == [3]
     _, fifth = job(1)
     assert fifth == [0]  # none is free: shared
+
+
+def test_jobs_take_free_gpus_first_and_then_shares_of_them(job, monkeypatch):
+    monkeypatch.setenv("GPU_JOBS", "3")
+    held = [job(1) for _ in range(8)]
+    assert [numbers for _, numbers in held] == [[0], [1], [2], [3], [0], [1], [2], [3]]
+    assert job(2)[1] == [0, 1]  # the last thirds of two of them; a job never has two shares of one
+    held[5][0].communicate()
+    assert job(1)[1] == [1]  # the share that came free
+
+
+def test_another_number_of_shares_than_one_or_more_is_refused(monkeypatch):
+    for wrong in ("0", "-1", "many", "1.5"):
+        monkeypatch.setenv("GPU_JOBS", wrong)
+        assert f"GPU_JOBS={wrong}" in refused(lambda: devices.reserve(1, 2))
 
 
 def test_a_job_keeps_the_gpu_it_has(monkeypatch, tmp_path):

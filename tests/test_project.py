@@ -1,13 +1,17 @@
 """The lock, pyproject and environment.yml agree, and nothing committed names a machine."""
 
+import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import yaml
 
 from foalkit import ROOT
+from foalkit.results.records import written_cells
 
 
 def locked() -> dict[str, list[str]]:
@@ -76,12 +80,40 @@ def test_no_machine_path_and_no_pickle_in_tracked_files():
         if name.endswith((".png", ".lock")) or name.startswith("tests/"):
             continue
         text = (ROOT / name).read_text(encoding="utf-8")
+        if name.endswith(".ipynb"):  # saved outputs are not committed
+            text = json.dumps(written_cells(text))
         for what, pattern in patterns.items():
             assert not re.search(pattern, text), f"{what} in {name}"
 
 
 def test_ruff_is_clean():
     subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "."], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "--check", "--quiet", "."], cwd=ROOT, check=True)
+
+
+def test_the_rooms_keep_their_order():
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache", "--no-logo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    rooms = {f.parent.name for f in (ROOT / "foalkit").glob("*/__init__.py")}
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert rooms <= {name.strip().removeprefix("foalkit.") for layer in named for name in layer.split("|")}
+
+
+def test_every_room_says_what_comes_in_what_goes_out_and_what_never():
+    for file in (ROOT / "foalkit").glob("*/__init__.py"):
+        lines = ast.get_docstring(ast.parse(file.read_text())).splitlines()
+        said = " ".join(lines[2:])
+        assert len(lines) <= 4 and "In: " in said and "Out: " in said and "Never: " in said, file
+
+
+def test_no_file_of_the_library_is_long():
+    for file in (ROOT / "foalkit").rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 400, file
 
 
 def test_the_readmes_example_runs_to_its_backward():

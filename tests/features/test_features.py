@@ -687,3 +687,98 @@ def test_a_damaged_store_says_what_to_do(world, damage, how):
         shutil.rmtree(folder)  # as it says
     open_data(world)
     assert store_bytes(world) == whole
+
+
+# ---- the digest is of the stored bytes ---------------------------------------------------------------
+
+
+def one_value(folder, index):
+    packed = folder / "features.f16"
+    stored = np.fromfile(packed, np.float16)
+    stored[len(stored) // 2] += np.float16(1)
+    stored.tofile(packed)
+
+
+def zeros(folder, index):
+    packed = folder / "features.f16"
+    packed.write_bytes(bytes(packed.stat().st_size))
+
+
+def swapped_places(folder, index):
+    index.loc[[0, 1], "offset"] = index.loc[[1, 0], "offset"].to_numpy()
+    index.to_parquet(folder / "index.parquet")
+
+
+def swapped_names(folder, index):
+    index.loc[[0, 1], "utterance"] = index.loc[[1, 0], "utterance"].to_numpy()
+    index.to_parquet(folder / "index.parquet")
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("damage", [one_value, zeros, swapped_places, swapped_names])
+def test_changed_features_are_noticed_before_anything_is_trained(world, damage, mapped, monkeypatch):
+    data = prepare(world)
+    assert data.info["features"]["audio"]["digest"] == data.stores["audio"].digest
+    # of one length, so that swapping two changes no size
+    index = pd.read_parquet(store_of(world) / "index.parquet")
+    damage(store_of(world), index)
+    if mapped:  # read when it is used
+        monkeypatch.setattr(storing, "IN_MEMORY_BYTES", 0)
+
+    def use():
+        store = open_data(world).stores["audio"]
+        for utterance in store.lengths:
+            store[utterance]
+
+    said = refused(use)
+    assert str(store_of(world)) in said and "delete the folder to build it again" in said
+
+
+def test_an_index_that_was_made_to_fit_is_not_the_one_the_record_names(world):
+    prepare(world)
+    one_value(store_of(world), None)
+    index = pd.read_parquet(store_of(world) / "index.parquet")
+    store = FeatureStore(store_of(world))
+    index["digest"] = [
+        hashlib.sha256(store.packed[o : o + n].tobytes()).hexdigest()[:16]
+        for o, n in zip(index["offset"], index["frames"], strict=True)
+    ]
+    info = {k: v for k, v in store.info.items() if k not in ("width", "dtype", "digest")}
+    storing.write_index(store_of(world), index, store.width, store.dtype, **info)
+    before = json.loads((world.folder / "preprocess.json").read_text())["features"]["audio"]["digest"]
+    FeatureStore(store_of(world)).verify()
+    assert (
+        open_data(world).info["features"]["audio"]["digest"] != before
+    )  # prepared again: runs of the old ones are old
+
+
+# ---- shared by params files -------------------------------------------------------------------------
+
+
+def test_two_params_files_build_their_common_features_once(world, calls):
+    first = prepare(world)
+    made = len(calls)
+    other = world.model_copy(update={"name": "other", "outputs": f"{world.outputs}-other"})
+    second = prepare(other)
+    assert len(calls) == made and other.folder != world.folder
+    assert second.stores["audio"].folder == first.stores["audio"].folder
+    assert second.info["features"]["audio"] == first.info["features"]["audio"]
+    names = {f["store"] for f in second.info["features"].values()}
+    assert names == {world.store_name("audio")} and (world.features_folder / names.pop()).is_dir()
+
+
+def test_two_params_files_may_build_one_store_at_once(world, whole, tmp_path):
+    other = yaml.safe_load((tmp_path / "world.yaml").read_text()) | {"outputs": str(tmp_path / "outputs-other")}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    script = (
+        "import sys; from foalkit import params; from foalkit.features.data import open_data;"
+        "print(len(open_data(params.load(sys.argv[1])).table))"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / f)], stdout=-1, stderr=-1, text=True)
+        for f in ("world.yaml", "other.yaml")
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert {int(out.splitlines()[-1]) for out, _ in said} == {whole[1]}
+    assert store_bytes(world) == whole[0]

@@ -1,5 +1,6 @@
 """Params files, overrides and the messages for what is wrong in them."""
 
+import re
 import subprocess
 import sys
 
@@ -296,3 +297,124 @@ def test_the_generated_corpus_has_the_readers_layout():
     assert params.load("demo-cfnsr").corpus.generate == PuppetTakes(seed=1, takes_per_actor=12)
     line = refused(lambda: params.load("demo-cfnsr", "corpus.generate.turns_per_session=9"))
     assert "unknown key 'corpus.generate.turns_per_session'; did you mean 'takes_per_actor'?" in line
+
+
+# ---- overrides never overwrite ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("training.epochs=5", "demo,training.epochs=5"),
+        ("training.lr=1e-3 training.epochs=5", "demo,training.epochs=5,training.lr=0.001"),
+        ("seeds=[0,1,2]", "demo,seeds=0+1+2"),
+        ("features.face=null ablation.honest=[video]", "demo,ablation.honest=video,features.face=null"),
+        ("ledger=code", "demo,ledger=code"),
+        ("training.epochs=12", "demo"),  # the file's own value
+        ("training.epochs=12 training.batch=8", "demo,training.batch=8"),
+    ],
+)
+def test_settings_that_differ_have_a_folder_of_their_own(overrides, name):
+    p = params.load("demo", overrides)
+    assert p.name == name and p.outputs == f"outputs/{name}"
+    assert bool(p.differs) == (name != "demo")
+    assert p.features_folder == params.load("demo").features_folder
+
+
+@pytest.mark.parametrize("value", ["$(touch x)", "../up", "a/b", "x" * 90, "a b"])
+def test_a_value_that_is_no_name_of_a_folder_is_given_by_a_digest(value):
+    p, q = (params.load("demo", [f"corpus.root={value}", f"training.epochs={n}"]) for n in (5, 6))
+    for r in (p, q):
+        assert r.outputs == f"outputs/{r.name}" and re.fullmatch("demo,[0-9a-f]{8}", r.name)
+    assert p.name != q.name
+
+
+def test_different_settings_never_share_a_folder():
+    changes = [
+        "training.epochs=5",
+        "training.epochs=6",
+        "training.epochs=5 training.batch=8",
+        "seeds=[5]",
+        "seeds=[5,6]",
+    ]
+    names = [params.load("demo", change).outputs for change in changes]
+    assert len(set(names)) == len(names)
+
+
+def test_an_outputs_folder_that_is_given_is_taken():
+    p = params.load("demo", "outputs=outputs/mine training.epochs=5")
+    assert (p.name, p.outputs) == ("demo,training.epochs=5", "outputs/mine")
+    plain = params.load("demo", "outputs=outputs/mine")
+    assert (plain.name, plain.outputs, plain.differs) == ("demo", "outputs/mine", {})
+
+
+def test_what_differs_goes_with_the_variant_and_stays_out_of_the_digest():
+    p = params.load("demo", "training.epochs=5")
+    assert p.differs == {"training.epochs": 5} == p.for_variant("avel").differs
+    assert "differs" not in p.model_dump()
+    assert "differs cannot be overridden" in refused(lambda: params.load("demo", "differs={x: 1}".replace(" ", "")))
+
+
+# ---- null drops ---------------------------------------------------------------------------------------
+
+
+def test_null_drops_a_stream_and_resets_a_setting(tmp_path):
+    file = tmp_path / "less.yaml"
+    file.write_text(
+        "base: demo\nfeatures: {face: null, audio: {hop_ms: null}}\nmodel: {inputs: {face: null}}\n"
+        "training: {lr: null}\nablation: {honest: [video, audio], published: null}\nseeds: null\n"
+    )
+    p = params.load(file)
+    assert set(p.features) == {"audio", "video"} and set(p.model.inputs) == {"audio", "video"}
+    assert (p.features["audio"].hop_ms, p.features["audio"].bands) == (10, 40)
+    assert (p.training.lr, p.seeds, p.ablation) == (1e-4, [0], {"honest": ["video", "audio"]})
+
+
+def test_null_resets_a_pattern(tmp_path):
+    base = yaml.safe_load((ROOT / "params" / "ravdess-speech.yaml").read_text())
+    assert base["features"]["video"]["pattern"] != "{utterance}.npy"
+    (tmp_path / "x.yaml").write_text("base: ravdess-speech\nfeatures: {video: {pattern: null}}\n")
+    assert params.load(tmp_path / "x.yaml").features["video"].pattern == "{utterance}.npy"
+
+
+def test_a_variant_may_set_null():
+    p = params.load("demo", ["training.local_batch=8", "variants.avel.set.training.local_batch=null"])
+    assert p.for_variant("foal-net").training.local_batch == 8
+    assert p.for_variant("avel").training.local_batch is None
+
+
+def test_a_required_key_that_is_dropped_is_missed():
+    assert "the key 'corpus' is missing" in refused(lambda: params.load("demo", "corpus=null"))
+
+
+# ---- streams by name ------------------------------------------------------------------------------------
+
+
+def test_a_stream_may_have_any_name_and_its_kind_comes_from_its_encoder(tmp_path):
+    file = tmp_path / "named.yaml"
+    file.write_text(
+        "base: demo\nfeatures: {audio: null, video: null, face: null, voice: {encoder: log-mel}, "
+        "hands-2: {encoder: hog}, au: {encoder: imported, folder: x, width: 3}}\n"
+        "variants: {both: {question: 'What?', label: b, modality: A+V, streams: [voice, hands-2]}}\n"
+        "model: {inputs: null}\ntraining: {standardise: [voice]}\nablation: {honest: [both], published: null}\n"
+    )
+    p = params.load(file)
+    assert p.kinds == {"voice": "sound", "hands-2": "picture", "au": "numbers"}
+    for bad in ("../x", "a b", "$(x)", "x'y", ".hidden", ""):
+        line = refused(lambda bad=bad: params.load(file, [f"features={{{bad!r}: {{encoder: log-mel}}}}"]))
+        assert "features" in line and "letters, digits" in line
+
+
+def test_files_that_ask_for_the_same_features_name_one_store():
+    demo, seeds, ledger = (params.load(n) for n in ("demo", "demo-seeds", "demo-ledger"))
+    names = {s: demo.store_name(s) for s in demo.features}
+    assert len(set(names.values())) == 3
+    for other in (seeds, ledger, params.load("demo", "training.epochs=5 seeds=[7]")):
+        assert {s: other.store_name(s) for s in other.features} == names
+        assert other.corpus_folder == demo.corpus_folder
+    for change in ("clip.seconds=1", "features.audio.bands=9", "corpus.generate.seed=2"):
+        assert params.load("demo", change).store_name("audio") != names["audio"], change
+    frozen, tuned = params.load("iemocap-frozen"), params.load("iemocap")
+    assert frozen.store_name("video") == tuned.store_name("video")
+    assert frozen.store_name("audio") != tuned.store_name("audio")
+    assert frozen.store_name("video") == params.load("iemocap-frozen", "features.video.batch=3").store_name("video")

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 
+import nbformat
 import pandas as pd
 import pytest
 import torch
@@ -153,3 +155,46 @@ def test_provenance_says_what_the_number_rests_on():
 def test_the_digest_is_that_of_the_bytes(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert records.file_digest(tmp_path / "abc").startswith("ba7816bf8f01cfea")  # FIPS 180-2's example
+
+
+# ---- is the checkout the commit? -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository with a notebook and a file, in place of the project's."""
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    nbformat.write(notebook, tmp_path / "one.ipynb")
+    (tmp_path / "code.py").write_text("x = 1\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_notebook_that_was_run_and_saved_makes_nothing_dirty(checkout):
+    assert records.provenance()["dirty"] is False
+    notebook = nbformat.read(checkout / "one.ipynb", 4)
+    notebook.cells[0].execution_count = 7
+    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="hello")]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, checkout / "one.ipynb")
+    (checkout / "untracked.py").write_text("")
+    assert records.provenance()["dirty"] is False
+    notebook.cells[0].source = "x = 2"
+    nbformat.write(notebook, checkout / "one.ipynb")
+    assert records.provenance()["dirty"] is True
+
+
+@pytest.mark.parametrize("how", ["changed", "staged", "gone", "notebook gone", "no notebook any more"])
+def test_a_changed_file_makes_the_run_dirty(checkout, how):
+    file = checkout / ("one.ipynb" if "notebook" in how else "code.py")
+    file.unlink() if "gone" in how else file.write_text("{}")
+    if how == "staged":
+        subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    assert records.provenance()["dirty"] is True
+
+
+def test_without_git_nobody_knows(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert records.provenance()["dirty"] is None and records.provenance()["commit"] is None

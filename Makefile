@@ -13,6 +13,8 @@ GPUS := $(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)
 GPU_SHARES := $(addprefix --resources gpu=,$(filter-out 0,$(shell expr $(GPUS) \* $(GPU_JOBS))))
 
 SHELL := bash
+# a value as one word of a shell line, whatever stands in it
+quoted = '$(subst ','\'',$(1))'
 .SHELLFLAGS := -o pipefail -c
 # what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
 PROGRESS := { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|localrule all|    input: .*report.html|    jobid: 0$$|    resources: tmpdir|$$)' || true; }
@@ -27,8 +29,9 @@ demo:  ## everything: environment, corpus, features, the whole ablation, the rep
 	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPU_SHARES) --keep-going --rerun-incomplete \
-		--rerun-triggers params input --quiet host reason --config params=$(PARAMS) overrides="$(OVERRIDES)" 2>&1 | $(PROGRESS)
+	@PATH=$(call quoted,$(CURDIR)/$(BIN)):"$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPU_SHARES) --keep-going --rerun-incomplete \
+		--rerun-triggers params input --quiet host reason --config $(call quoted,params=$(PARAMS)) $(call quoted,overrides=$(OVERRIDES)) \
+		2>&1 | $(PROGRESS)
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest

@@ -6,6 +6,7 @@
 #
 #   snakemake --cores 2 --config params=demo
 
+import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -20,12 +21,6 @@ except UserError as error:
 OUT = P.folder
 SEEDS = P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
-NOTEBOOK = (
-    f"{sys.executable} -m foalkit.job {workflow.basedir}/notebooks/{{nb}}.ipynb {{{{output.notebook}}}} --log-level WARNING --no-progress-bar --start-timeout 180"
-    f" -p params {config.get('params', 'demo')} -p overrides '{config.get('overrides') or ''}'"
-)
-
-
 GPUS = P.training.processes if P.training.device != "cpu" else 0
 
 
@@ -38,12 +33,21 @@ def runs_of(protocol, variant):
     ]
 
 
+def word(value):
+    """A value as one word of a shell line that Snakemake formats."""
+    return shlex.quote(str(value)).replace("{", "{{").replace("}", "}}")
+
+
 def papermill(notebook, *names, **more):
     """The shell line of one notebook with these wildcards as parameters, and more; its output is kept in a log."""
-    given = {n: f"{{wildcards.{n}}}" for n in names} | more
-    call = NOTEBOOK.format(nb=notebook) + "".join(f" -p {n} {value}" for n, value in given.items())
+    given = {n: f"{{wildcards.{n}:q}}" for n in names} | more
+    numbers = {"fold", "seed"}
+    call = f"{word(sys.executable)} -m foalkit.job {word(f'{workflow.basedir}/notebooks/{notebook}.ipynb')} {{output.notebook:q}}"
+    call += " --log-level WARNING --no-progress-bar --start-timeout 180"
+    call += f" -r params {word(config.get('params', 'demo'))} -r overrides {word(config.get('overrides') or '')}"
+    call += "".join(f" {'-p' if n in numbers else '-r'} {n} {value}" for n, value in given.items())
     # the last line of a failed notebook says what is wrong; the whole of it is in the log
-    return call + " > {log} 2>&1 < /dev/null || {{ tail -n 3 {log} >&2; exit 1; }}"
+    return call + " > {log:q} 2>&1 < /dev/null || {{ tail -n 3 {log:q} >&2; exit 1; }}"
 
 
 wildcard_constraints:
@@ -140,7 +144,7 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
             message:
                 f"train {_variant}, all folds ({_protocol})"
             shell:
-                papermill("03_five_fold", protocol="{params.protocol}", variant="{params.variant}")
+                papermill("03_five_fold", protocol="{params.protocol:q}", variant="{params.variant:q}")
 
 
 rule ablation:

@@ -26,13 +26,10 @@ from foalkit.progress import progress
 class Data:
     """A params file's usable utterances and their features: what training reads."""
 
-    table: pd.DataFrame
-    """the manifest, less what had to be left out"""
-    left_out: pd.DataFrame
-    """utterance, reason"""
+    table: pd.DataFrame  # the manifest, less what had to be left out
+    left_out: pd.DataFrame  # utterance, reason
     stores: dict[str, FeatureStore]
-    info: dict
-    """preprocess.json: digests, counts, ceilings, and where the features lie"""
+    info: dict  # preprocess.json: digests, counts, ceilings, and where the features lie
     classes: list[str]
 
     def labels(self, utterances) -> np.ndarray:

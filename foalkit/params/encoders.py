@@ -38,11 +38,7 @@ class Mfcc(Strict):
     hop: Count = Field(160, description="samples from frame to frame")
     bands: Count = Field(40, description="mel filters")
     start: float = Field(0.0, ge=0, description="where it begins, in seconds into the utterance")
-    seconds: float | None = Field(
-        None,
-        gt=0,
-        description="how much is used; a shorter sound is filled up with silence, and noted; null: all of it",
-    )
+    seconds: float | None = Field(None, gt=0, description="how much is used, filled up with silence; null: all of it")
 
 
 class Waveform(Strict):
@@ -59,9 +55,7 @@ class WavLMWeights(Strict):
     model: str = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
     revision: str | None = Field(None, description="the hub commit; needed for a hub name")
     width: Count = Field(1024, description="numbers per frame, checked against the weights")
-    summary: list[float] | None = Field(
-        None, description="what features.encoders.wavlm.wavlm_summary must give for these weights; null: not checked"
-    )
+    summary: list[float] | None = Field(None, description="what wavlm_summary must give; null: not checked")
 
 
 class WavLM(WavLMWeights):
@@ -94,9 +88,7 @@ class ClipImages(FrameNetwork):
 
     made_by: ClassVar[str] = "frame_networks.ClipEncoder"
     encoder: Literal["clip"]
-    pretrained: str | None = Field(
-        None, description="a hub repository of open_clip weights, or a local .safetensors file"
-    )
+    pretrained: str | None = Field(None, description="a hub repository, or a .safetensors file")
 
 
 class Expression(FrameNetwork):
@@ -138,9 +130,7 @@ class Imported(Strict):
     made_by: ClassVar[str] = "imported.ImportedFeatures"
     encoder: Literal["imported"]
     folder: str = Field(description="where the files lie; $NAME is taken from the environment")
-    pattern: str = Field(
-        "{utterance}.npy", description="a file's place below the folder; may name any text column of the manifest"
-    )
+    pattern: str = Field("{utterance}.npy", description="a file's place; names columns of the manifest")
     width: Count = Field(description="numbers per frame, checked in every file")
 
 

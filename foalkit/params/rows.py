@@ -13,26 +13,17 @@ Selected = Literal["validation-selected", "test-selected", "random-split", "unkn
 class Variant(Strict):
     """One row of the ablation: the question it answers, its streams, and what it sets."""
 
-    question: str = Field(description="what the row answers, in plain words")
-    label: str = Field(description="its name in tables and figures")
-    modality: str = Field(description="A, V or A+V")
-    streams: list[Name] = Field(
-        min_length=1, description="the features that it reads; the first one asks and is asked as the paper's audio"
-    )
-    network: Literal["foal-net", "cfn-sr"] = Field(
-        "foal-net", description="whose one- or two-stream network the streams enter"
-    )
-    starts_from: list[Name] = Field(
-        [], description="the variants whose runs of the same fold and seed give the first weights"
-    )
-    set: dict[str, Any] = Field({}, description="settings of its own, by dotted key")
-    published: dict[str, tuple[float | None, float | None]] = Field(
-        {}, description="method → (UA, WA) in percent, as printed; null: not printed"
-    )
-    note: str = Field("", description="what a reader of the row must know")
-    ledger: int | None = Field(
-        None, description="the ledger's row it belongs to: it is compared with foal-net, and was never printed"
-    )
+    question: str
+    label: str
+    modality: str  # A, V or A+V
+    streams: list[Name] = Field(min_length=1)  # the first one asks and is asked as the paper's audio
+    network: Literal["foal-net", "cfn-sr"] = "foal-net"  # whose one- or two-stream network the streams enter
+    starts_from: list[Name] = []  # the variants whose runs of the same fold and seed give the first weights
+    set: dict[str, Any] = {}  # settings of its own, by dotted key
+    # method → (UA, WA) in percent, as printed; null: not printed
+    published: dict[str, tuple[float | None, float | None]] = {}
+    note: str = ""
+    ledger: int | None = None  # the ledger's row it belongs to: compared with foal-net, never printed
 
 
 class LedgerRow(Strict):
@@ -44,21 +35,21 @@ class LedgerRow(Strict):
     ours: str
     set: dict[Preset, dict[str, Any]] = {}
     variants: dict[Name, dict[str, Any]] = {}
-    see: str = Field("", description="where the report answers a row without a switch")
+    see: str = ""  # where the report answers a row without a switch
 
 
 class PublishedRow(Strict):
     """A printed result (params/published.yaml): UA and WA (accuracy) in percent, and how the epoch was chosen."""
 
     system: str
-    year: int | None = Field(None, description="null: our own")
+    year: int | None = None  # null: our own
     corpus: str
     modality: str
     ua: float | None = Field(None, ge=0, le=100)
     wa: float | None = Field(None, ge=0, le=100)
     protocol: Selected
     folds: str = ""
-    parameters: float | None = Field(None, gt=0, description="millions")
+    parameters: float | None = Field(None, gt=0)  # millions
     source: str
     note: str = ""
 

@@ -38,9 +38,7 @@ class Recordings(Strict):
     printed: ClassVar[tuple[str, int] | None] = (
         None  # the corpus's name in params/published.yaml, and the classes there
     )
-    root: str = Field(
-        "", description="the corpus's folder; $NAME is taken from the environment; a generated corpus needs none"
-    )
+    root: str = Field("", description="its folder; $NAME is of the environment; a generated corpus needs none")
     labels: dict[str, str] = Field(description="the corpus's label → class; utterances of other labels are left out")
     classes: list[str] = Field(min_length=2)
     """the classes in the order of the logits"""
@@ -65,12 +63,8 @@ class Iemocap(Recordings):
 
     printed: ClassVar = ("IEMOCAP", 4)
     reader: Literal["iemocap"]
-    generate: Puppets | None = Field(
-        None, description="the puppets that are written in this layout where nothing lies yet; null: real recordings"
-    )
-    assert_counts: bool = Field(
-        False, description="the real IEMOCAP: stop unless the counts are those of the literature"
-    )
+    generate: Puppets | None = Field(None, description="puppets to write in this layout; null: real recordings")
+    assert_counts: bool = Field(False, description="stop unless the counts are the literature's")
 
 
 class Ravdess(Recordings):
@@ -78,9 +72,7 @@ class Ravdess(Recordings):
 
     printed: ClassVar = ("RAVDESS", 8)
     reader: Literal["ravdess"]
-    generate: PuppetTakes | None = Field(
-        None, description="the puppets that are written in this layout where nothing lies yet; null: real recordings"
-    )
+    generate: PuppetTakes | None = Field(None, description="puppets to write in this layout; null: real recordings")
 
 
 # who reads the recordings: the module of that name in foalkit.corpora (and foalkit.puppets, where it is generated)
@@ -91,9 +83,7 @@ class Clip(Strict):
     """The part of an utterance that is used."""
 
     seconds: float = Field(6.0, gt=0, description="how long at most (paper: 6 s)")
-    part: Literal["first", "centre", "all"] = Field(
-        "first", description="its first seconds, its central ones, or all of it"
-    )
+    part: Literal["first", "centre", "all"] = Field("first", description="its first or central seconds, or all of it")
 
     def window(self, length: float) -> tuple[float, float]:
         """From where to where an utterance of `length` seconds is used, in seconds from its start."""
@@ -132,9 +122,10 @@ class FineTuned(WavLMWeights):
 
     kind: Literal["wavlm"]
     normalise: bool = Field(False, description="zero mean and unit deviation per clip; the released code does not")
-    checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, a third more time"
-    )
+    checkpointing: bool = Field(False, description="less memory for a third more time")
+
+
+InputLayer = Annotated[NoInput | LinearInput | ConvInput | FineTuned, Field(discriminator="kind")]
 
 
 class Model(Strict):
@@ -145,9 +136,7 @@ class Model(Strict):
     dropout: Share = Field(0.1, description="in the fusion")
     projection_dim: Count = Field(512, description="width of AVEL's space")
     projection_dropout: Share = Field(0.5, description="in AVEL's projections")
-    inputs: dict[Name, Annotated[NoInput | LinearInput | ConvInput | FineTuned, Field(discriminator="kind")]] = Field(
-        {}, description="the input layer of each stream that has one"
-    )
+    inputs: dict[Name, InputLayer] = Field({}, description="the input layer of each stream that has one")
 
 
 class CfnSr(Strict):
@@ -156,9 +145,7 @@ class CfnSr(Strict):
     block: bool = Field(True, description="the cross-modal block; without it the branches are only spliced")
     residual: bool = Field(True, description="add the video branch to what the block makes of it")
     batch_summed_attention: bool = Field(False, description="the released code's maps, summed over the batch")
-    crop: tuple[float, float] = Field(
-        (0.8, 1.4), description="the random crop's share of the picture; above 1 it is the whole"
-    )
+    crop: tuple[float, float] = Field((0.8, 1.4), description="the random crop's share; above 1 it is the whole")
     flip: Share = Field(0.5, description="chance that a clip is mirrored")
 
 
@@ -167,17 +154,11 @@ class Loss(Strict):
 
     avel: float = Field(1.0, ge=0, description="weight of L_AVEL (ledger 4)")
     mem: float = Field(0.1, ge=0, description="weight of L_MEM (ledger 4)")
-    hard_negatives: Literal["argmax", "multinomial"] = Field(
-        "argmax", description="MEM's negative: the most similar (paper), or drawn (released code) (ledger 1)"
-    )
+    hard_negatives: Literal["argmax", "multinomial"] = Field("argmax", description="MEM's negative (ledger 1)")
     temperature: float = Field(2.659, gt=0, description="AVEL's divisor at the start (ledger 2)")
     learn_temperature: bool = Field(True, description="whether it is trained with the rest")
-    temperature_range: tuple[float, float] | None = Field(
-        None, description="limits that a learned one is kept in, as ALBEF's 0.001 to 0.5 (ledger 2); null: none"
-    )
-    normalise_targets: bool | Literal["matched"] = Field(
-        False, description="divide AVEL's targets by the row's positives (ledger 3); see losses.avel"
-    )
+    temperature_range: tuple[float, float] | None = Field(None, description="limits of a learned one (ledger 2)")
+    normalise_targets: bool | Literal["matched"] = Field(False, description="by the row's positives (ledger 3)")
 
     @model_validator(mode="after")
     def _temperature_in_range(self):
@@ -192,37 +173,23 @@ class Training(Strict):
 
     epochs: Count = Field(40, description="passes over the training side")
     batch: int = Field(64, ge=2, description="clips that one step sees, over all processes")
-    micro_batch: Count | None = Field(
-        None,
-        description="clips at once through the input layers; the losses see the whole batch all the same; null: all",
-    )
+    micro_batch: Count | None = Field(None, description="clips at once through the input layers; null: all")
     processes: Count = Field(1, description="GPUs (or CPU processes) that share a batch")
-    local_batch: int | None = Field(
-        None,
-        ge=2,
-        description="losses on such shares of the batch, gathered without gradient (ledger 5); null: on all of it",
-    )
+    local_batch: int | None = Field(None, ge=2, description="losses on such shares of a batch (ledger 5)")
     lr: float = Field(1e-4, gt=0, description="AdamW's learning rate")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; 0: Adam")
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine: to 0 after a warm-up of 5 % of the steps (ledger 7)"
-    )
+    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: after a warm-up (ledger 7)")
     sampler: Literal["balanced", "shuffle"] = Field(
-        "balanced",
-        description="drawn by inverse class frequency with replacement, or every clip once an epoch (ledger 11)",
+        "balanced", description="drawn by class, or each clip once (ledger 11)"
     )
     positive_pass: Literal["shared", "separate"] = Field(
-        "shared", description="the released code fuses the positives twice (ledger 10)"
+        "shared", description="whether positives are fused once (ledger 10)"
     )
-    standardise: list[Name] = Field(
-        [], description="streams brought to zero mean, unit deviation per feature, from training utterances"
-    )
+    standardise: list[Name] = Field([], description="streams brought to zero mean, unit deviation")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
     threads: Count = Field(1, description="CPU threads of a run")
-    job: Literal["fold", "folds"] = Field(
-        "fold", description="what a job of the grid trains of a variant: one fold, or all folds in turn"
-    )
+    job: Literal["fold", "folds"] = Field("fold", description="what one job of the grid trains of a variant")
 
 
 class Folds(Strict):
@@ -230,9 +197,7 @@ class Folds(Strict):
 
     by: Literal["session", "speaker"] = Field("session", description="the manifest's column that the groups name")
     groups: list[list[str]] = Field(min_length=2, description="the sessions or speakers that each fold holds out")
-    published: Count | None = Field(
-        None, description="how many of them the published protocol tests; the rest is always trained on; null: all"
-    )
+    published: Count | None = Field(None, description="how many the published protocol tests; null: all")
 
     @model_validator(mode="after")
     def _no_more_than_there_are(self):
@@ -246,9 +211,7 @@ class Params(Strict):
 
     name: str = Field(description="the file's name")
     about: str = Field(description="what it is for")
-    ledger: Preset = Field(
-        "ours", description="the column of the ledger whose settings stand under those that the file writes"
-    )
+    ledger: Preset = Field("ours", description="the ledger's column that stands under the file")
     outputs: str = Field(description="the folder that runs and report are written to, in the project or absolute")
     corpus: Corpus
     clip: Clip = Clip()
@@ -261,9 +224,7 @@ class Params(Strict):
     seeds: list[int] = Field([0], min_length=1, description="each run once for each of them")
     ablation: dict[Protocol, list[Name]] = Field(description="the rows under each protocol, in the order of the report")
     variants: dict[Name, Variant] = Field(description="the rows by name; params/variants.yaml has those of the papers")
-    differs: dict[str, Any] = Field(
-        {}, exclude=True, description="set by the overrides, not by a file: what they change, by dotted key"
-    )
+    differs: dict[str, Any] = Field({}, exclude=True, description="what the overrides change, by dotted key")
 
     @model_validator(mode="after")
     def _names_exist(self):

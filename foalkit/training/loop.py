@@ -30,14 +30,10 @@ Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
 class Result:
     """What training leaves: one history row per epoch, all kept logits, the selected epoch's weights."""
 
-    history: pd.DataFrame
-    """epoch, loss terms, temperature, wa, ua and loss per side"""
-    predictions: pd.DataFrame
-    """utterance, speaker, split, epoch, true, logit_<class>"""
-    scores: dict[str, dict]
-    """selection → wa, ua, epoch on the test fold"""
-    absent: pd.DataFrame
-    """utterance, speaker, condition, true, logit_<class>: the test side, one stream hidden"""
+    history: pd.DataFrame  # epoch, loss terms, temperature, wa, ua and loss per side
+    predictions: pd.DataFrame  # utterance, speaker, split, epoch, true, logit_<class>
+    scores: dict[str, dict]  # selection → wa, ua, epoch on the test fold
+    absent: pd.DataFrame  # utterance, speaker, condition, true, logit_<class>: one stream hidden in the test
     weights: dict[str, Tensor]
     selection: str
     parameters: int

@@ -1,12 +1,16 @@
 """What is finished is not done again, and what it rests on goes with it."""
 
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import refused
 
+from foalkit import params
+from foalkit.report import explore
 from foalkit.report.check import check_features
-from foalkit.results import records
+from foalkit.results import records, tables, variants
 from foalkit.training import runs
 
 WANTED = ("audio", 1, 0, "honest")
@@ -73,3 +77,39 @@ def test_the_check_compares_features_with_the_digests_and_with_the_records(train
     (line,), _ = check_features(trained)
     assert str(place) in line and "delete the folder to build it again" in line
     shutil.rmtree(place)
+
+
+def test_streams_of_any_name_go_all_the_way(tiny, data, tmp_path):
+    """The tiny corpus's features under names of our own: trained, looked into, tabled; the same numbers."""
+    names = {"audio": "voice", "video": "look"}
+    dumped = tiny.model_dump(exclude={"variants"})
+    dumped |= {
+        "outputs": str(Path(tiny.outputs).with_name("named")),
+        "features": {names[s]: dumped["features"][s] for s in names},
+        "variants": {
+            "fused": {"question": "Does it go?", "label": "fused", "modality": "A+V", "streams": ["voice", "look"]},
+            "heard": {"question": "Alone?", "label": "heard", "modality": "A", "streams": ["voice"]},
+        },
+        "ablation": {"honest": ["fused", "heard"]},
+    }
+    dumped["model"]["inputs"] = {names[s]: dumped["model"]["inputs"][s] for s in names}
+    dumped["training"] |= {"standardise": ["voice"], "epochs": 1}
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(dumped))
+    p = params.load(tmp_path / "named.yaml")
+    runs.run_all(p, records.missing_runs(p, [("honest", "fused"), ("honest", "heard")]))
+    assert {s: p.store_name(n) for s, n in names.items()} == {s: tiny.store_name(s) for s in names}
+    results = [variants.variant_result(p, "honest", v) for v in ("fused", "heard")]
+    plain = tiny.model_copy(
+        update={
+            "outputs": str(tmp_path / "plain"),
+            "training": tiny.training.model_copy(update={"standardise": ["audio"], "epochs": 1}),
+        }
+    )
+    record = records.read_record(runs.run(plain, "foal-net", 1, 0, "honest", data))
+    assert results[0].runs[0]["scores"] == record["scores"]
+    table = tables.absent_table(p, results).set_index("variant")
+    assert list(table) == ["both", "sound only", "picture only"]
+    assert table.loc["heard", "both"] == table.loc["heard", "picture only"] == "–" != table.loc["heard", "sound only"]
+    inside = explore.embeddings(p, results[0].runs[0])
+    assert list(inside.before) == ["voice", "look"] and "voice to look" in explore.neighbours(inside).index
+    assert explore.pictures(p, inside)["embeddings"].axes[0].get_title() == "voice features"

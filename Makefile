@@ -3,22 +3,16 @@ PARAMS ?= demo
 OVERRIDES ?=
 CORES ?= all
 BIN := .venv/bin
-# one thread per job: the grid runs as many jobs as there are cores
+# one thread per job, as in the grid
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 # a GPU serves GPU_JOBS jobs at a time; without one there is nothing to share out
 GPU_JOBS ?= 1
 export GPU_JOBS
-GPUS := $(shell ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)
-GPU_SHARES := $(addprefix --resources gpu=,$(filter-out 0,$(shell expr $(GPUS) \* $(GPU_JOBS))))
 
 SHELL := bash
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst ','\'',$(1))'
-.SHELLFLAGS := -o pipefail -c
-# what is left of Snakemake's log: which job runs, how far the grid is, and what went wrong
-PROGRESS := { grep --line-buffered -vE '^(Select jobs|Execute [0-9]+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming|Complete log|localrule all|    input: .*report.html|    jobid: 0$$|    resources: tmpdir|$$)' || true; }
-
 .PHONY: help demo grid test bench lab lint lock clean clean-features
 
 help:  ## this list
@@ -29,9 +23,7 @@ demo:  ## everything: environment, corpus, features, the whole ablation, the rep
 	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
-	@PATH=$(call quoted,$(CURDIR)/$(BIN)):"$$PATH" $(THREADS) snakemake --cores $(CORES) $(GPU_SHARES) --keep-going --rerun-incomplete \
-		--rerun-triggers params input --quiet host reason --config $(call quoted,params=$(PARAMS)) $(call quoted,overrides=$(OVERRIDES)) \
-		2>&1 | $(PROGRESS)
+	@$(BIN)/foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(PARAMS)) $(call quoted,$(OVERRIDES))
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest

@@ -72,7 +72,7 @@ rule preprocess:
         f"{OUT}/logs/01_preprocess.log",
     params:
         digest=P.data_digest,
-    threads: workflow.cores
+    threads: 8  # or all there are, where there are fewer: it comes first, alone
     message:
         "preprocess: corpus, manifest, features"
     shell:
@@ -89,7 +89,7 @@ if P.training.job == "fold":
                 for start in P.variants[w.variant].starts_from
             ],
         output:
-            record=f"{OUT}/runs/{{protocol}}/{{variant}}/fold{{fold}}-seed{{seed}}/record.json",
+            record=update(f"{OUT}/runs/{{protocol}}/{{variant}}/fold{{fold}}-seed{{seed}}/record.json"),
             notebook=f"{OUT}/notebooks/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.ipynb",
         log:
             f"{OUT}/logs/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.log",
@@ -127,7 +127,7 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
                 f"{OUT}/preprocess.json",
                 [f"{OUT}/five_fold/{_protocol}-{start}.json" for start in P.variants[_variant].starts_from],
             output:
-                runs_of(_protocol, _variant),
+                update(runs_of(_protocol, _variant)),
                 record=f"{OUT}/five_fold/{_protocol}-{_variant}.json",
                 notebook=f"{OUT}/notebooks/03_five_fold-{_protocol}-{_variant}.ipynb",
             log:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 
 from foalkit import ROOT, UserError
@@ -38,8 +37,9 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _grid(given) -> int:
-    call = ["make", "--no-print-directory", "-C", ROOT, "grid", f"PARAMS={given.params}", f"CORES={given.cores}"]
-    return subprocess.run([*call, f"OVERRIDES={' '.join(given.overrides)}"]).returncode
+    from foalkit import grid
+
+    return grid.run(given.params, " ".join(given.overrides), given.cores)
 
 
 def _check(given) -> int:

@@ -1,0 +1,60 @@
+"""The grid of a params file: Snakemake, started with what this kit needs, its log thinned out."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from foalkit import ROOT
+from foalkit.params import load
+
+# one thread per job: the grid runs as many jobs as there are cores
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# what nobody needs of Snakemake's log: what is left says which job runs, how far the grid is, and what went wrong
+NOISE = re.compile(
+    r"Select jobs|Execute \d+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming"
+    r"|Complete log|localrule all|    input: .*report.html|    jobid: 0$|    resources: tmpdir|$"
+)
+
+
+def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROOT) -> int:
+    """Run all that is missing of a params file, up to the report, and return Snakemake's exit status.
+
+    Locks that a killed grid left in `folder` are removed; those of a living one are respected. Raises UserError for
+    params that cannot be loaded.
+    """
+    load(params, overrides)
+    call = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--cores", cores, "--keep-going"]
+    call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
+    gpus = Path("/proc/driver/nvidia/gpus")
+    if gpus.is_dir() and any(gpus.iterdir()):
+        call += ["--resources", f"gpu={len(list(gpus.iterdir())) * int(os.environ.get('GPU_JOBS') or 1)}"]
+    call += ["--quiet", "host", "reason", "--config", f"params={params}", f"overrides={overrides}"]
+    (folder / ".snakemake").mkdir(exist_ok=True)
+    with (folder / ".snakemake" / "foalkit.lock").open("w") as living:
+        _remove_dead_locks(folder, living)
+        fcntl.flock(living, fcntl.LOCK_SH)
+        # Snakemake holds the lock too: it may outlive this process
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "pass_fds": [living.fileno()]}
+        with subprocess.Popen(call, cwd=folder, env={**os.environ, **THREADS}, **how) as grid:
+            try:
+                for line in grid.stdout:
+                    if not NOISE.match(line):
+                        print(line, end="", flush=True)
+            except KeyboardInterrupt:  # Snakemake has heard it too: it ends its jobs, then itself
+                pass
+            return grid.wait()
+
+
+def _remove_dead_locks(folder: Path, living) -> None:
+    try:
+        fcntl.flock(living, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another grid is running here: Snakemake compares what each of them writes
+    locks = list((folder / ".snakemake" / "locks").glob("*.lock"))
+    for lock in locks:
+        lock.unlink()
+    if locks:
+        print("a grid that was killed had left its locks: removed", flush=True)

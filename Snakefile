@@ -14,7 +14,7 @@ from foalkit import UserError
 from foalkit.params import load as _load
 
 try:
-    P = _load(config.get("params", "demo"), config.get("overrides") or "")
+    P = _load(str(config.get("params", "demo")), config.get("overrides") or "")
 except UserError as error:
     sys.exit(f"error: {error}")
 

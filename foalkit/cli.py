@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 
@@ -34,6 +35,9 @@ def main(words: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, head for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _grid(given) -> int:
@@ -64,6 +68,8 @@ def _params(given) -> int:
         other = load(given.diff)
         mine, theirs = (q.model_dump(exclude={"name", "about", "outputs", "variants"}) for q in (p, other))
         here, there = difference(theirs, mine), difference(mine, theirs)
+        if not here:
+            print(f"{p.name} and {other.name} set nothing otherwise")
         for key in here:
             a, b = (json.dumps(side[key], default=str) for side in (here, there))
             print(f"{key}: {a} in {p.name}, {b} in {other.name}")

@@ -1,8 +1,11 @@
 """Files that are whole or not there, and digests of bytes."""
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,33 @@ def file_digest(file: Path) -> str:
     """SHA-256 of the file's bytes, hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_mapping(file: Path) -> dict:
+    """A JSON file that holds a mapping; raises ValueError for one that is not whole or holds something else."""
+    value = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError("not a mapping")
+    return value
+
+
+@contextmanager
+def locked(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of this file, alone or with other `shared` holders; who waits then finds the work done.
+
+    Raises BlockingIOError where it is taken and not to be waited for.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            print(f"waiting for another process that prepares {file.stem}")
+            fcntl.flock(handle, how)
+        yield
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """The grid of a params file: Snakemake, started with what this kit needs, its log thinned out."""
 
 import fcntl
+import json
 import os
 import re
 import subprocess
@@ -31,7 +32,8 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     gpus = Path("/proc/driver/nvidia/gpus")
     if gpus.is_dir() and any(gpus.iterdir()):
         call += ["--resources", f"gpu={len(list(gpus.iterdir())) * int(os.environ.get('GPU_JOBS') or 1)}"]
-    call += ["--quiet", "host", "reason", "--config", f"params={params}", f"overrides={overrides}"]
+    call += ["--quiet", "host", "reason", "--config", f"params={json.dumps(str(params))}"]
+    call += [f"overrides={json.dumps(overrides)}"]
     (folder / ".snakemake").mkdir(exist_ok=True)
     with (folder / ".snakemake" / "foalkit.lock").open("w") as living:
         _remove_dead_locks(folder, living)

@@ -7,6 +7,7 @@ from foalkit import UserError
 from foalkit.params import Params, load
 from foalkit.params.errors import nearest
 from foalkit.params.schema import Protocol
+from foalkit.results import records
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     fold, folds = chosen.get("fold"), loaded.fold_numbers(protocol)
     if fold is not None and fold not in folds:
         raise UserError(f"fold {fold} does not exist; params {loaded.name}, {protocol}, has folds 1 to {folds[-1]}")
+    records.claim(loaded)
     return Job(loaded, **chosen)
 
 

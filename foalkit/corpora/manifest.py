@@ -1,11 +1,13 @@
 """The manifest: one row per usable utterance, and the list of those left out with the reason."""
 
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
 
 from foalkit import UserError
+from foalkit.files import locked
 from foalkit.params import Params
 from foalkit.params.load import expand
 from foalkit.params.schema import Corpus
@@ -36,7 +38,12 @@ def corpus_root(params: Params) -> Path:
     root = expand(params.corpus_folder, "corpus.root")
     if params.corpus.generate is not None:
         puppets = import_module(f"foalkit.puppets.{params.corpus.reader}")
-        puppets.write_corpus(root, **params.corpus.generate.model_dump())
+        try:
+            there = (root / "card.json").exists()
+            with nullcontext() if there else locked(root.with_name(f".{root.name}.lock")):
+                puppets.write_corpus(root, **params.corpus.generate.model_dump())
+        except FileExistsError as error:
+            raise UserError(f"corpus.generate: {error}") from None
     if not root.is_dir():
         raise UserError(f"corpus.root: there is no folder {root}; lay the corpus out as the README says")
     return root

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,11 +33,11 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     old = FeatureStore(folder) if (folder / "store.json").exists() else None
     if (
         old
-        and set(old.lengths) | set(old.info["failed"]) == set(keys)
+        and set(old.lengths) | set(failed := old.info.get("failed", {})) == set(keys)
         and all(old.key(u) == keys[u] for u in old.lengths)
-        and old.info["failed_keys"] == {u: keys[u] for u in old.info["failed"]}
+        and old.info.get("failed_keys") == {u: keys[u] for u in failed}
     ):
-        return old, old.info["failed"]
+        return old, failed
 
     new = folder.with_name(f"{folder.name}.partial")
     new.mkdir(parents=True, exist_ok=True)
@@ -83,9 +84,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     )
     if folder.exists():
         (folder / "store.json").unlink(missing_ok=True)  # from here on the old store does not count
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
     new.rename(folder)
     (folder / "log.jsonl").unlink()  # last: killed before, the next build finds all its work done
     return FeatureStore(folder), failed
@@ -165,10 +164,11 @@ def _in_order(pool: ThreadPoolExecutor, action, items: list, ahead: int):
 def _resume(log: Path, data: Path, keys: dict[str, str], frame_bytes: int) -> dict[str, dict]:
     """What a killed run had finished; the data file is cut back to the last whole utterance."""
     entries = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry = json.loads(line)
+            entries.append({**entry, "utterance": entry["utterance"], "key": entry["key"]})
+        except (ValueError, KeyError, TypeError):
             break  # the line that was being written
     if any(keys.get(e["utterance"]) != e["key"] for e in entries):
         entries = []  # the params or the media changed in between: start over

@@ -1,7 +1,5 @@
 """A params file's utterances and features: prepared once, shared by all params files that ask for the same."""
 
-import fcntl
-import json
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +14,11 @@ from foalkit.corpora.manifest import corpus_root, read_manifest
 from foalkit.features import media
 from foalkit.features.build import build
 from foalkit.features.store import FeatureStore
-from foalkit.files import digest, file_digest, write_json, write_parquet
+from foalkit.files import digest, file_digest, locked, read_mapping, write_json, write_parquet
 from foalkit.params import Params
 from foalkit.params.schema import Clip
 from foalkit.progress import progress
+from foalkit.results import records
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def open_data(params: Params, streams=None) -> Data:
     digests they were written with; of mapped ones each utterance is when it is read. Raises UserError for a store that
     is damaged, and for an outputs folder that holds the runs of other params.
     """
-    claim(params)
+    records.claim(params)
     folder = params.folder
     if not _prepared(params):
         return prepare(params)
@@ -56,7 +55,7 @@ def open_data(params: Params, streams=None) -> Data:
             s: FeatureStore(params.features_folder / params.store_name(s))
             for s in (params.features if streams is None else streams)
         },
-        json.loads((folder / "preprocess.json").read_text(encoding="utf-8")),
+        read_mapping(folder / "preprocess.json"),
         params.corpus.classes,
     )
     for store in data.stores.values():
@@ -71,16 +70,18 @@ def prepare(params: Params) -> Data:
     A bad utterance is listed with its reason and left out of all streams, so that every variant is tested on
     the same utterances.
     """
-    claim(params)
+    if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
+        raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
+    records.claim(params)
     folder = params.folder
-    with _lock(params.features_folder / ".used", shared=True), _lock(folder / ".prepare"):
+    with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
         table, left_out = read_manifest(params.corpus, root)
         table, bad = with_lengths(table, root)
         stores = {}
         digests = _media_digests(root, table, params)
         for stream in params.features:
-            with _lock(params.features_folder / f"{params.store_name(stream)}.lock"):
+            with locked(params.features_folder / f"{params.store_name(stream)}.lock"):
                 stores[stream], failed = build(params, stream, table, root, digests)
             for utterance, reason in failed.items():
                 bad.setdefault(utterance, f"{stream}: {reason}")
@@ -96,72 +97,70 @@ def prepare(params: Params) -> Data:
             "params_digest": params.data_digest,
             "corpus": str(root),
             "manifest_digest": digest(table.to_dict("list")),
+            "files": {},
             "utterances": len(table),
             "left_out": len(left_out),
             "counts": counts.to_dict(),
             "clip": params.clip.model_dump(),
             "longer_than_clip": _longer_than_clip(table, params.clip),
             "features": {s: {"store": store.folder.name, **store.info} for s, store in stores.items()},
-            "ceilings": json.loads(card.read_text(encoding="utf-8")).get("ceilings") if card.exists() else None,
+            "ceilings": read_mapping(card).get("ceilings") if card.exists() else None,
         }
-        write_parquet(folder / "manifest.parquet", table)
-        write_parquet(folder / "left_out.parquet", left_out)
+        for name, content in {"manifest": table, "left_out": left_out}.items():
+            write_parquet(folder / f"{name}.parquet", content)
+            info["files"][name] = file_digest(folder / f"{name}.parquet")
         write_json(folder / "preprocess.json", info)
     return Data(table, left_out, stores, info, params.corpus.classes)
-
-
-def claim(params: Params) -> None:
-    """Make the outputs folder these params' own; raises UserError where it holds the runs of other params."""
-    file = params.folder / "params.json"
-    if file.exists():
-        holds = json.loads(file.read_text(encoding="utf-8"))["name"]
-        if holds != params.name:
-            raise UserError(
-                f"outputs: {params.folder} holds the runs of {holds}, these are {params.name}: choose another folder"
-            )
-    else:
-        write_json(file, {"name": params.name, "differs": params.differs})
 
 
 def unnamed(outputs: Path) -> dict[Path, int]:
     """What no preprocess.json below `outputs` names, and its size in bytes: stores, face boxes, generated corpora.
 
-    Raises UserError while features are being prepared.
+    Raises UserError for a preprocess.json that does not say what it names.
     """
-    features, named, roots, boxes = outputs / "features", set(), set(), set()
+    named, boxes = {"features": set(), "corpora": set()}, set()
     for file in outputs.glob("*/preprocess.json"):
-        info = json.loads(file.read_text(encoding="utf-8"))
-        named |= {f.get("store") for f in info["features"].values()}  # None: written before features were shared
-        roots.add(info.get("corpus"))
-    for store in filter(None, named):
-        if (features / store / "store.json").exists():
-            boxes |= set(FeatureStore(features / store).boxes.values())
-    found = [f for f in sorted(features.glob("*")) if f.is_dir() and f.name not in {*named, "face_boxes"}]
-    found += [f for f in sorted(features.glob("face_boxes/*.npy")) if f.stem not in boxes]
-    found += [f for f in sorted((outputs / "corpora").glob("*")) if f.is_dir() and str(f) not in roots]
+        try:
+            info = read_mapping(file)
+            named["corpora"].add(Path(info.get("corpus", "")).name)  # of an earlier version: it lies in its outputs
+            named["features"] |= {f["store"] for f in info["features"].values() if "store" in f}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{file}: damaged; run its grid again, or remove the folder, before cleaning") from None
+    for name in named["features"]:
+        if (outputs / "features" / name / "store.json").exists():
+            boxes |= set(FeatureStore(outputs / "features" / name).boxes.values())
+    found = [f for f in sorted((outputs / "features").glob("face_boxes/*.npy")) if f.stem not in boxes]
+    for place, marks in {"features": ("store.json", "log.jsonl"), "corpora": ("card.json",)}.items():
+        for folder in sorted((outputs / place).glob("*")):
+            if folder.name not in named[place] and any((folder / mark).exists() for mark in marks):
+                found.append(folder)
     return {f: sum(part.stat().st_size for part in [f, *f.rglob("*")] if part.is_file()) for f in found}
 
 
 @contextmanager
 def while_nobody_prepares(outputs: Path) -> Iterator[None]:
     """Keep every preparation of features below `outputs` waiting; raises UserError while one is running."""
-    with _lock(outputs / "features" / ".used", wait=False):
-        yield
+    try:
+        with locked(outputs / "features" / ".used", wait=False):
+            yield
+    except BlockingIOError:
+        raise UserError(f"{outputs}: features are being prepared; try again when that is done") from None
 
 
 def _prepared(params: Params) -> bool:
-    """Whether preprocess.json is of these params and names the stores that are there."""
+    """Whether preprocess.json is of these params, and names the manifest and the stores that are there."""
     try:
-        info = json.loads((params.folder / "preprocess.json").read_text(encoding="utf-8"))
+        info = read_mapping(params.folder / "preprocess.json")
         if info["params_digest"] != params.data_digest:
             return False
+        for name, written in info["files"].items():
+            if file_digest(params.folder / f"{name}.parquet") != written:
+                return False
         for stream in params.features:
-            store = json.loads(
-                (params.features_folder / params.store_name(stream) / "store.json").read_text(encoding="utf-8")
-            )
+            store = read_mapping(params.features_folder / params.store_name(stream) / "store.json")
             if store["digest"] != info["features"][stream]["digest"]:  # another params file has built it anew
                 return False
-    except (FileNotFoundError, ValueError, KeyError):  # or not whole: prepared again, which says so of a store
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not whole: prepared again
         return False
     return True
 
@@ -189,10 +188,11 @@ def _media_digests(root: Path, table: pd.DataFrame, params: Params) -> dict[str,
         return {}
     files = sorted({f for column in ("audio", "video") for f in table[column].unique() if f})
     cache = params.features_folder / f"media-{digest(str(root))}.parquet"
-    with _lock(cache.with_suffix(".lock")):
-        known = {}
-        if cache.exists():
+    with locked(cache.with_suffix(".lock")):
+        try:
             known = {(r.file, r.size, r.changed): r.digest for r in pd.read_parquet(cache).itertuples()}
+        except (OSError, ValueError, AttributeError):  # not there, or not whole
+            known = {}
         rows = []
         for file in progress(files, "media digests"):
             stat = (root / file).stat()
@@ -200,24 +200,3 @@ def _media_digests(root: Path, table: pd.DataFrame, params: Params) -> dict[str,
             rows.append((file, stat.st_size, stat.st_mtime_ns, found or file_digest(root / file)))
         write_parquet(cache, pd.DataFrame(rows, columns=["file", "size", "changed", "digest"]))
     return {file: value for file, _, _, value in rows}
-
-
-@contextmanager
-def _lock(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of this file, alone or with other `shared` holders; who waits then finds the work done.
-
-    Raises UserError where it is taken and not to be waited for.
-    """
-    if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
-        raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with file.open("w") as handle:
-        try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise UserError(f"{file.parent}: features are being prepared; try again when that is done") from None
-            print(f"waiting for another process that prepares {file.stem}")
-            fcntl.flock(handle, how)
-        yield

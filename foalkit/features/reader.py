@@ -106,9 +106,9 @@ class Reader:
         key = self._face_key(row)
         self.boxes[row["utterance"]] = key
         kept = self.boxes_folder / f"{key}.npy"
-        if kept.exists():
+        try:
             boxes, found = np.split(np.load(kept), [4], axis=1)
-        else:
+        except (OSError, ValueError, EOFError):  # not there, or not whole
             boxes, found = faces.track(media.iter_frames(file, start, end, crop=crop))
             self.boxes_folder.mkdir(parents=True, exist_ok=True)
             partial = kept.with_name(f".{key}.{os.getpid()}-{threading.get_ident()}")

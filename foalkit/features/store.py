@@ -1,6 +1,5 @@
 """The feature store: one packed array per stream and a Parquet index, built once, read without copying."""
 
-import json
 import warnings
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from foalkit import UserError
-from foalkit.files import bytes_digest, digest, write_json, write_parquet
+from foalkit.files import bytes_digest, digest, read_mapping, write_json, write_parquet
 
 IN_MEMORY_BYTES = 4 << 30  # a store below this is read at once, in order: faster than a cold map
 # the packed array by its dtype
@@ -28,17 +27,18 @@ class FeatureStore:
     def __init__(self, folder: Path):
         self.folder = folder
         try:
-            self.info = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+            self.info = read_mapping(folder / "store.json")
             index = pd.read_parquet(folder / "index.parquet")
             self.width, self.digest, self.dtype = (self.info[k] for k in ("width", "digest", "dtype"))
             if self.digest != index_digest(index, self.width, self.dtype):
                 raise ValueError("index.parquet is not the one that was written")
-        except (OSError, ValueError, KeyError) as error:  # ValueError: broken JSON or Parquet
-            raise self._damaged(f"{error}" if isinstance(error, ValueError) else type(error).__name__) from None
-        self.lengths = _column(index, "frames")
-        self._offsets, self._keys, self._digests = (_column(index, c) for c in ("offset", "key", "digest"))
-        self.found, self.notes = (_column(index.dropna(subset=c), c) for c in ("found", "note"))
-        self.boxes = _column(index.dropna(subset="boxes"), "boxes")
+            self.lengths = _column(index, "frames")
+            self._offsets, self._keys, self._digests = (_column(index, c) for c in ("offset", "key", "digest"))
+            kept = (_column(index.dropna(subset=c), c) for c in ("found", "note", "boxes"))
+            self.found, self.notes, self.boxes = kept
+        except (OSError, ValueError, KeyError, TypeError) as error:  # ValueError: broken JSON or Parquet
+            why = str(error).splitlines()[0] if isinstance(error, ValueError) and str(error) else type(error).__name__
+            raise self._damaged(why) from None
         file, shape = folder / FILES[self.dtype], (int(index["frames"].sum()), self.width)
         size = np.dtype(self.dtype).itemsize * shape[0] * shape[1]
         if not file.exists() or file.stat().st_size != size:

@@ -41,6 +41,9 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
     for key, value in changes.items():
         put(changed, key, value, where="overrides")
     result = _validated(changed, ledger, where)
+    result = result.model_copy(update={"file": where})
+    for variant in {v for names in result.ablation.values() for v in names}:
+        result.for_variant(variant)  # a wrong setting of a row is refused before any work
     if not changes:
         return result
     try:
@@ -99,14 +102,15 @@ def expand(path: str, what: str) -> Path:
 def _file(path: Path) -> dict:
     """What the file says, over its base, with the variants it may name."""
     data = _read_yaml(path)
-    if "base" in data:
+    if data.get("base") is not None:
         base = _read_yaml(_known_file(str(data["base"]), f"{path.name}: base"))
         if "base" in base:
             raise UserError(f"{path.name}: base {data['base']!r} has a base itself; one level is enough")
         data = over({k: v for k, v in base.items() if k not in ("name", "outputs")}, data)
-        del data["base"]
-    if "differs" in data:
-        raise UserError(f"{path.name}: unknown key 'differs'")
+    data.pop("base", None)
+    for own in ("differs", "file"):
+        if own in data:
+            raise UserError(f"{path.name}: unknown key {own!r}")
     data = {"name": path.stem, "outputs": f"outputs/{path.stem}", **data}
     known = {**_read_yaml(ROOT / "params" / "variants.yaml"), **_ledger_variants(read_ledger())}
     data["variants"] = over(known, data.get("variants") or {})
@@ -116,16 +120,18 @@ def _file(path: Path) -> dict:
 def _changes(overrides: str | typing.Sequence[str]) -> dict[str, Any]:
     """The overrides by dotted key."""
     changes = {}
-    for item in overrides.split() if isinstance(overrides, str) else overrides:
+    if isinstance(overrides, str):  # at the spaces before a key; others stand in a value
+        overrides = re.split(r"\s+(?=[A-Za-z_][\w.-]*=)", overrides.strip()) if overrides.strip() else []
+    for item in overrides:
         key, equals, value = item.partition("=")
-        if not equals:
-            raise UserError(f"override {item!r}: write key=value, for example training.epochs=2")
-        if key in ("name", "differs", "base"):
+        if not equals or not value.strip():
+            raise UserError(f"override {item!r}: write key=value, for example training.epochs=2; null drops a key")
+        if key.split(".")[0] in ("name", "differs", "base", "file"):
             raise UserError(f"override {item!r}: {key} cannot be overridden")
         try:
             changes[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UserError(f"override {item!r}: {value!r} is not a value (no spaces inside)") from None
+            raise UserError(f"override {item!r}: {value!r} is not a value") from None
     return changes
 
 
@@ -136,17 +142,14 @@ def _validated(data: dict, ledger: dict[int, LedgerRow], where: str) -> Params:
 
 def _short(changes: dict[str, Any], differs: dict[str, Any]) -> str:
     """The overrides that change something, `training.epochs=5`, or a digest where that is no short name of a folder."""
-
-    def text(value: Any) -> str:
-        return "+".join(map(text, value)) if isinstance(value, list) else json.dumps(value).strip('"')
-
-    effective = {
-        key: differs.get(key, value)
-        for key, value in sorted(changes.items())
-        if any(k == key or k.startswith(f"{key}.") for k in differs)
-    }
-    name = ",".join(f"{key}={text(value)}" for key, value in effective.items())
-    plain = re.fullmatch(r"[A-Za-z0-9._=,+-]+", name) and not any("+" in json.dumps(v) for v in effective.values())
+    parts = []
+    for key in sorted(changes):
+        if any(k == key or k.startswith(f"{key}.") for k in differs):
+            value = differs.get(key, changes[key])
+            words = [json.dumps(v).strip('"') for v in (value if isinstance(value, list) else [value])]
+            parts.append((key, words))
+    plain = all(re.fullmatch(r"[A-Za-z0-9._-]+", word) for key, words in parts for word in (key, *words))
+    name = ",".join(f"{key}={'+'.join(words)}" for key, words in parts)
     return name if plain and len(name) <= LONGEST else digest(differs)[:8]
 
 
@@ -184,6 +187,8 @@ def _read_yaml(path: Path) -> dict:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such params file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a text file ({type(error).__name__})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):

@@ -15,9 +15,19 @@ def over(under: Any, top: Any) -> Any:
     return {**under, **{k: over(under[k], v) if k in under else v for k, v in top.items()}}
 
 
+def at(data: Any, key: str) -> Any:
+    """The value of a dotted key, None where there is none."""
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
 def put(data: dict, key: str, value: Any, where: str) -> None:
     """Set a dotted key; raises UserError where a part of it is a single value."""
-    *parents, last = key.split(".")
+    parts = key.split(".")
+    if parts[0] == "variants" and parts[2:3] == ["set"] and len(parts) > 3:
+        parts = [*parts[:3], ".".join(parts[3:])]  # what a variant sets has dotted keys of its own
+    *parents, last = parts
     for parent in parents:
         if data.get(parent) is None:  # absent, or dropped below
             data[parent] = {}
@@ -44,6 +54,6 @@ def difference(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found |= difference(a, b, f"{prefix}{key}.")
-        elif a != b:
+        elif a != b or (key in old) != (key in new):
             found[f"{prefix}{key}"] = b
     return found

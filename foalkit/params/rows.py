@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from foalkit.params.strict import Name, Strict
+from foalkit.params.strict import Name, Stream, Strict
 
 Preset = Literal["ours", "paper", "code"]
 Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
@@ -16,7 +16,7 @@ class Variant(Strict):
     question: str
     label: str
     modality: str  # A, V or A+V
-    streams: list[Name] = Field(min_length=1)  # the first one asks and is asked as the paper's audio
+    streams: list[Stream] = Field(min_length=1)  # the first one asks and is asked as the paper's audio
     network: Literal["foal-net", "cfn-sr"] = "foal-net"  # whose one- or two-stream network the streams enter
     starts_from: list[Name] = []  # the variants whose runs of the same fold and seed give the first weights
     set: dict[str, Any] = {}  # settings of its own, by dotted key

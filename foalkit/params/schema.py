@@ -4,30 +4,31 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from foalkit import ROOT, UserError
 from foalkit.files import digest
 from foalkit.params.encoders import Device, Features, Kind, Precision, WavLMWeights
 from foalkit.params.errors import unknown, validate
-from foalkit.params.merge import put, without_nulls
+from foalkit.params.merge import at, over, put, without_nulls
 from foalkit.params.rows import Preset, Variant
-from foalkit.params.strict import Count, Name, Share, Strict
+from foalkit.params.strict import Count, Name, Seed, Share, Stream, Strict
 
 Protocol = Literal["honest", "published"]
+SHARED = ("features", "corpora", "weights")  # folders beside all outputs
 
 
 class Puppets(Strict):
     """The generated corpus in IEMOCAP's layout (foalkit.puppets.iemocap)."""
 
-    seed: int = Field(1, description="another seed, another corpus")
+    seed: Seed = Field(1, description="another seed, another corpus")
     turns_per_session: int = Field(90, ge=8, description="labelled turns of each of the five sessions")
 
 
 class PuppetTakes(Strict):
     """The generated corpus in RAVDESS's layout (foalkit.puppets.ravdess)."""
 
-    seed: int = Field(1, description="another seed, another corpus")
+    seed: Seed = Field(1, description="another seed, another corpus")
     takes_per_actor: int = Field(12, ge=4, le=28, description="takes of each actor")
     actors: int = Field(24, ge=1, le=24, description="how many actors there are")
 
@@ -136,7 +137,7 @@ class Model(Strict):
     dropout: Share = Field(0.1, description="in the fusion")
     projection_dim: Count = Field(512, description="width of AVEL's space")
     projection_dropout: Share = Field(0.5, description="in AVEL's projections")
-    inputs: dict[Name, InputLayer] = Field({}, description="the input layer of each stream that has one")
+    inputs: dict[Stream, InputLayer] = Field({}, description="the input layer of each stream that has one")
 
 
 class CfnSr(Strict):
@@ -185,7 +186,7 @@ class Training(Strict):
     positive_pass: Literal["shared", "separate"] = Field(
         "shared", description="whether positives are fused once (ledger 10)"
     )
-    standardise: list[Name] = Field([], description="streams brought to zero mean, unit deviation")
+    standardise: list[Stream] = Field([], description="streams brought to zero mean, unit deviation")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
     threads: Count = Field(1, description="CPU threads of a run")
@@ -215,19 +216,31 @@ class Params(Strict):
     outputs: str = Field(description="the folder that runs and report are written to, in the project or absolute")
     corpus: Corpus
     clip: Clip = Clip()
-    features: dict[Name, Features] = Field(min_length=1, description="the streams by name")
+    features: dict[Stream, Features] = Field(min_length=1, description="the streams by name")
     folds: Folds
     model: Model = Model()
     cfn_sr: CfnSr = CfnSr()
     loss: Loss = Loss()
     training: Training = Training()
-    seeds: list[int] = Field([0], min_length=1, description="each run once for each of them")
+    seeds: list[Seed] = Field([0], min_length=1, description="each run once for each of them")
     ablation: dict[Protocol, list[Name]] = Field(description="the rows under each protocol, in the order of the report")
     variants: dict[Name, Variant] = Field(description="the rows by name; params/variants.yaml has those of the papers")
     differs: dict[str, Any] = Field({}, exclude=True, description="what the overrides change, by dotted key")
 
+    file: str = Field("", exclude=True, description="the file, as it was named")
+
+    @field_validator("outputs")
+    @classmethod
+    def _is_no_shared_folder(cls, value):
+        if Path(value).name in (*SHARED, "", ".."):
+            raise ValueError(f"{value!r} cannot be outputs: {', '.join(SHARED)} hold what params files share")
+        return value
+
     @model_validator(mode="after")
     def _names_exist(self):
+        for what, names in {"seeds": self.seeds, **{f"ablation.{p}": n for p, n in self.ablation.items()}}.items():
+            if twice := [n for n in names if names.count(n) > 1]:
+                raise ValueError(f"{what}: {twice[0]} stands twice")
         for protocol, names in self.ablation.items():
             for name in names:
                 if name not in self.variants:
@@ -323,6 +336,6 @@ class Params(Strict):
             raise UserError(unknown("variant", variant, self.variants))
         data = self.model_dump()
         for key, value in self.variants[variant].set.items():
-            put(data, key, value, where=f"variant {variant}")
+            put(data, key, over(at(data, key), value), where=f"variant {variant}")
         changed = validate(Params, without_nulls(data), f"variant {variant}")
         return changed.model_copy(update={"differs": self.differs})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foalkit.files import read_mapping
 from foalkit.progress import progress
 from foalkit.puppets.voices import RATE
 
@@ -30,7 +31,10 @@ def write_once(root: Path, identity: dict, write: Callable[[Path], dict]) -> dic
     """
     root = Path(root)
     card = root / "card.json"
-    found = json.loads(card.read_text(encoding="utf-8")) if card.exists() else {}
+    try:
+        found = read_mapping(card)
+    except (OSError, ValueError):  # not there, or not whole
+        found = {}
     if found.get("name") == identity["name"]:
         if identity.items() <= found.items():
             return found

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from foalkit import ROOT, UserError, __version__
-from foalkit.files import file_digest, write_json, write_parquet
+from foalkit.files import file_digest, read_mapping, write_json, write_parquet
 from foalkit.params import Params
 
 SCHEMA = 1
@@ -33,6 +33,32 @@ REQUIRED = {
 def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int) -> Path:
     """outputs/<params name>/runs/<protocol>/<variant>/fold<k>-seed<s>, absolute; folds count from 1."""
     return params.folder / "runs" / protocol / variant / f"fold{fold}-seed{seed}"
+
+
+def claim(params: Params) -> None:
+    """Make the outputs folder these params' own, before any work.
+
+    Raises UserError where it holds the runs of other params, or cannot be written.
+    """
+    own = {"name": params.name, "file": params.file}
+    file = params.folder / "params.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            for record in params.folder.glob("runs/*/*/*/record.json"):  # of a version that did not claim its folder
+                own["name"] = read_record(record).get("params_name", params.name)
+                break
+            write_json(file, own | {"differs": params.differs})
+        found = read_mapping(file)
+    except ValueError:
+        raise UserError(f"{_short(file)}: damaged; delete it if the folder is that of {params.name}") from None
+    except OSError as error:
+        raise UserError(f"outputs: {params.folder} cannot be written ({error.strerror})") from None
+    if found.get("name") != params.name or (params.file and (found.get("file") or params.file) != params.file):
+        raise UserError(
+            f"outputs: {_short(params.folder)} holds the runs of {found.get('name')} ({found.get('file')}), these are "
+            f"{params.name} ({params.file}): choose another folder, or delete its params.json if the file only moved"
+        )
 
 
 def write_run(
@@ -70,13 +96,11 @@ def read_record(file: Path) -> dict:
     Raises UserError when it is missing, not whole, of another schema, or its predictions are not there.
     """
     try:
-        record = json.loads(file.read_text())
+        record = read_mapping(file)
     except FileNotFoundError:
         raise UserError(f"{_short(file)}: no record; the run has not finished") from None
     except ValueError:  # not JSON, or not even text
-        record = None
-    if not isinstance(record, dict):
-        raise UserError(f"{_short(file)}: not a whole record; delete it and rerun")
+        raise UserError(f"{_short(file)}: not a whole record; delete it and rerun") from None
     missing = sorted(REQUIRED - set(record))
     if missing or record["schema"] != SCHEMA:
         raise UserError(f"{_short(file)}: {f'lacks {missing}' if missing else 'another schema'}; rerun it")
@@ -107,15 +131,24 @@ def read_weights(folder: Path) -> dict:
 def read_runs(params: Params, protocol: str, variant: str) -> list[dict]:
     """The whole records of a variant's runs over the params' folds and seeds, each with its folder.
 
-    Records made with other params (another digest) are left out: they answer another question.
+    Records made with other params or, where the features are known, with others than those are left out: they answer
+    another question.
     """
     wanted, found = params.digest(variant), []
+    try:
+        info = read_mapping(params.folder / "preprocess.json")
+        now = (
+            {s: f["digest"] for s, f in info["features"].items()} if info["params_digest"] == params.data_digest else {}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        now = {}
     for fold in params.fold_numbers(protocol):
         for seed in params.seeds:
             folder = run_folder(params, protocol, variant, fold, seed)
             if (folder / "record.json").exists():
                 record = read_record(folder / "record.json")
-                if record["params_digest"] == wanted:
+                old = any(now.get(s, d) != d for s, d in record.get("feature_digests", {}).items())
+                if record["params_digest"] == wanted and not old:
                     found.append(record | {"folder": folder})
     return found
 
@@ -147,8 +180,10 @@ def provenance() -> dict[str, Any]:
 def _git(*args: str) -> str | None:
     try:
         call = ["git", "-c", "safe.directory=*", *args]
-        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=20)
-    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            call, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 
@@ -162,7 +197,9 @@ def _dirty() -> bool | None:
         file = ROOT / name
         if not name.endswith(".ipynb") or not file.exists():
             return True
-        if written_cells(file.read_text(encoding="utf-8")) != written_cells(_git("show", f"HEAD:{name}")):
+        if written_cells(file.read_text(encoding="utf-8", errors="replace")) != written_cells(
+            _git("show", f"HEAD:{name}")
+        ):
             return True
     return False
 
@@ -171,7 +208,8 @@ def written_cells(notebook: str | None) -> list | None:
     """What a person wrote in a notebook (its JSON): kinds, sources and tags of the cells; None of what is none."""
     try:
         cells = json.loads(notebook)["cells"]
-        return [(c["cell_type"], "".join(c["source"]), c["metadata"].get("tags")) for c in cells]
+        every = [(c["cell_type"], "".join(c["source"]), c["metadata"].get("tags") or None) for c in cells]
+        return [cell for cell in every if cell[1].strip()]
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -28,6 +28,8 @@ class Net(nn.Module):
 
     def __init__(self, inputs: dict[str, nn.Module], scales: dict[str, nn.Module], core: nn.Module):
         super().__init__()
+        if taken := [s for s in inputs if hasattr(nn.ModuleDict, s)]:
+            raise UserError(f"features.{taken[0]}: PyTorch needs this name for itself; choose another for the stream")
         self.inputs, self.scales, self.core = nn.ModuleDict(inputs), nn.ModuleDict(scales), core
 
     def enter(self, streams: Streams) -> Entered:

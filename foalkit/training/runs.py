@@ -84,7 +84,7 @@ def finished(params: Params, variant: str, fold: int, seed: int, protocol: str, 
     record = records.read_record(folder / "record.json")
     features = {s: data.info["features"][s]["digest"] for s in params.variants[variant].streams}
     now = (params.digest(variant), data.info["manifest_digest"], features)
-    if (record["params_digest"], record["manifest_digest"], record["feature_digests"]) != now:
+    if tuple(record.get(k) for k in ("params_digest", "manifest_digest", "feature_digests")) != now:
         return None
     absent = "absent_digest" in record
     return Result(

@@ -27,7 +27,7 @@ def refused(action) -> str:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("corpus") / "puppets"
-    puppets.write_corpus(root, seed=1, turns_per_session=12)
+    puppets.write_corpus(root, seed=1, turns_per_session=12, workers=2)
     return root
 
 

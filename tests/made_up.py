@@ -1,11 +1,16 @@
 """Runs from made-up records: what the tables, the report and its check are tested on."""
 
+import functools
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from foalkit import params
+from foalkit.report import figures
 from foalkit.results import records, scoring
 from foalkit.results import variants as report_results
 
@@ -13,15 +18,17 @@ CLASSES = ["happy", "neutral", "sad", "angry"]
 EPOCHS = 3
 
 
+def params_in(outputs: Path) -> params.Params:
+    ablation = "ablation={honest: [audio, baseline, foal-net, ledger-cosine], published: [foal-net]}"
+    return params.load("demo", [f"outputs={outputs}", ablation])
+
+
 @pytest.fixture
 def p(tmp_path):
-    return params.load(
-        "demo",
-        [
-            f"outputs={tmp_path / 'out'}",
-            "ablation={honest: [audio, baseline, foal-net, ledger-cosine], published: [foal-net]}",
-        ],
-    )
+    return params_in(tmp_path / "out")
+
+
+provenance = functools.cache(records.provenance)  # every run is of one commit
 
 
 def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
@@ -68,7 +75,7 @@ def write_run(p, protocol, variant, fold, skill, seed=0, params_digest=None):
         "parameters": 10,
         "seconds": 1.0,
         "history": history,
-        "provenance": records.provenance(),
+        "provenance": provenance(),
     }
     records.write_run(records.run_folder(p, protocol, variant, fold, seed), record, predictions, {"w": torch.zeros(1)})
     return predictions
@@ -88,8 +95,8 @@ def manifest(kept) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.fixture
-def grid(p):
+def write_grid(p) -> dict[tuple, pd.DataFrame]:
+    """Write the made-up runs and what preprocessing leaves; returns each run's predictions."""
     kept = {}
     for (protocol, variant), skill in {
         ("honest", "audio"): 0.5,
@@ -113,6 +120,27 @@ def grid(p):
         },
     )
     return kept
+
+
+@pytest.fixture(scope="module")
+def grid_once(tmp_path_factory):
+    """The folder of the made-up runs, and each run's predictions."""
+    p = params_in(tmp_path_factory.mktemp("made-up") / "out")
+    return p.folder, write_grid(p)
+
+
+@pytest.fixture
+def grid(p, grid_once):
+    """The made-up runs, a copy of this test's own: what the records hold does not depend on where they lie."""
+    folder, kept = grid_once
+    shutil.copytree(folder, p.folder, dirs_exist_ok=True)
+    return {run: table.copy() for run, table in kept.items()}
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports whose figures are made and described but not drawn, for tests that read words and numbers."""
+    monkeypatch.setattr(figures, "png", lambda figure, dpi=110: b"")
 
 
 def results(p):

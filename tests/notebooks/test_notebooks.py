@@ -13,37 +13,81 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
+from conftest import refused
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from foalkit import ROOT, params
+from foalkit.features.data import prepare
 from foalkit.results import records
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BESIDE = set((ROOT / "notebooks").iterdir())  # nothing is left there when they run
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
 
-def papermill(name, out, cwd, **parameters):
-    """Run notebooks/<name> as a person would in a shell; returns the finished process."""
-    call = [BIN / "papermill", ROOT / "notebooks" / f"{name}.ipynb", out, "--no-progress-bar"]
-    call += [word for k, v in parameters.items() for word in ("-p", k, str(v))]
-    return subprocess.run(call, cwd=cwd, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400)
+PAPERMILL = [BIN / "papermill"]
+JOB = [sys.executable, "-m", "foalkit.job"]  # papermill as the grid calls it, which starts and stops faster
+
+
+def start(name, out, cwd, call=PAPERMILL, **parameters):
+    """Start notebooks/<name> as a person would in a shell; returns the process."""
+    words = [*call, ROOT / "notebooks" / f"{name}.ipynb", out, "--no-progress-bar"]
+    words += [word for k, v in parameters.items() for word in ("-p", k, str(v))]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=cwd, env=ENV, text=True, **pipes)
+
+
+def papermill(name, out, cwd, call=PAPERMILL, **parameters):
+    """Run notebooks/<name> to its end; returns the exit status and what was said on stderr."""
+    process = start(name, out, cwd, call, **parameters)
+    said = process.communicate(timeout=400)[1]
+    return process.returncode, said
+
+
+def run_cells(name, **parameters):
+    """Run the cells that papermill would give to a kernel here, where what they import is loaded already."""
+    notebook = parameterize_notebook(load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb")), parameters)
+    names = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
 
 
 @pytest.fixture(scope="module")
-def executed(tiny_file, tmp_path_factory):
-    """All five notebooks run in order on the tiny corpus from a directory that is not the project's."""
+def executed(tiny_file, tiny, tmp_path_factory):
+    """All five notebooks run in order on the tiny corpus; 02 and 03 from two directories, a copy of 02's run kept."""
     folder = tmp_path_factory.mktemp("executed")
-    chosen = {
-        "01_preprocess": {},
-        "02_train": {"variant": "foal-net", "fold": 2, "retrain": True},
-        "03_five_fold": {},
-        "04_ablation": {},
-        "05_explore": {"variant": "foal-net", "fold": 2},
-    }
-    for name, more in chosen.items():
-        done = papermill(name, folder / f"{name}.ipynb", folder, params=tiny_file, **more)
-        assert done.returncode == 0, done.stderr[-3000:]
+    one = {"variant": "foal-net", "fold": 2}
+
+    def started(name, cwd=folder, call=JOB, **more):
+        return start(name, folder / f"{name}.ipynb", cwd, call, params=tiny_file, **more)
+
+    def ended(*processes):
+        for process in processes:
+            said = process.communicate(timeout=400)[1]
+            assert process.returncode == 0, said[-3000:]
+
+    ended(started("01_preprocess"))
+    ended(started("02_train", ROOT / "notebooks", PAPERMILL, **one, retrain=True))
+    shutil.copytree(records.run_folder(tiny, "honest", "foal-net", 2, 0), folder / "run")
+    ended(started("03_five_fold"), started("05_explore", **one))  # 05 reads a run that is there
+    ended(started("04_ablation"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def again(executed, tmp_path_factory):
+    """The executed notebooks executed again by nbval in another directory, 02 with its training; what nbval said."""
+    folder = tmp_path_factory.mktemp("again")
+    files = [shutil.copy(file, folder) for file in sorted(executed.glob("*.ipynb"))]
+    call = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider"]
+    both = [  # 01 has nothing to do with the others' runs
+        subprocess.Popen([*call, *some], cwd=folder, env=ENV, stdout=subprocess.PIPE, text=True)
+        for some in (files[:1], files[1:])
+    ]
+    return [(process, process.communicate(timeout=600)[0]) for process in both]
 
 
 # ---- as committed ---------------------------------------------------------------------------------
@@ -98,44 +142,52 @@ def test_every_picture_has_an_alternative_text(executed):
     assert pictures >= 10
 
 
-def test_nbval_finds_the_same_outputs_again(executed):
-    call = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run([*call, str(executed)], cwd=executed, env=ENV, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_nbval_finds_the_same_outputs_again(executed, again):
+    for process, said in again:
+        assert process.returncode == 0 and " passed" in said, said[-3000:]
     checked = sum(
         "nbval-check-output" in c.metadata.get("tags", [])
         for f in executed.glob("*.ipynb")
         for c in nbformat.read(f, as_version=4).cells
     )
-    assert checked >= 12 and " passed" in done.stdout
+    assert checked >= 12
 
 
-def test_the_same_run_from_two_directories_gives_the_same_bytes(executed, tiny_file, tiny, tmp_path):
-    folder = records.run_folder(tiny, "honest", "audio", 3, 0)
-    seen = []
-    for cwd in (tmp_path, ROOT / "notebooks"):
-        done = papermill("02_train", tmp_path / "out.ipynb", cwd, params=tiny_file, variant="audio", fold=3)
-        assert done.returncode == 0, done.stderr[-2000:]
-        seen.append([(folder / f).read_bytes() for f in ("predictions.parquet", "weights.safetensors")])
-    assert seen[0] == seen[1]
-    assert not list((ROOT / "notebooks").glob("out*"))
+def test_the_same_run_from_two_directories_gives_the_same_bytes(executed, again, tiny):
+    folder = records.run_folder(tiny, "honest", "foal-net", 2, 0)
+    first, second = ((f / "record.json").stat().st_mtime_ns for f in (executed / "run", folder))
+    assert second > first  # trained again, from nbval's directory
+    for name in ("predictions.parquet", "weights.safetensors"):
+        assert (folder / name).read_bytes() == (executed / "run" / name).read_bytes(), name
+    assert set((ROOT / "notebooks").iterdir()) == BESIDE
+
+
+def misspelt(tiny_file, tmp_path):
+    data = yaml.safe_load(tiny_file.read_text()) | {"outputs": str(tmp_path / "none")}
+    file = tmp_path / "other.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def test_a_misspelt_parameter_stops_before_any_work_and_names_the_nearest(tiny_file, tmp_path):
+    file = misspelt(tiny_file, tmp_path)
+    status, said = papermill("02_train", tmp_path / "out.ipynb", tmp_path, params=file, flod=3)
+    assert status != 0
+    line = next(line for line in said.splitlines() if "UserError" in line)
+    assert "'flod'" in line and "'fold'" in line
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"flod": 3}, ["'flod'", "'fold'"]),
         ({"variant": "foalnet"}, ["'foalnet'", "'foal-net'"]),
         ({"overrides": "training.epoch=1"}, ["training.epoch", "'epochs'"]),
     ],
 )
 def test_a_misspelling_stops_before_any_work_and_names_the_nearest(wrong, words, tiny_file, tmp_path):
-    data = yaml.safe_load(tiny_file.read_text()) | {"outputs": str(tmp_path / "none")}
-    file = tmp_path / "other.yaml"
-    file.write_text(yaml.safe_dump(data))
-    done = papermill("02_train", tmp_path / "out.ipynb", tmp_path, params=file, **wrong)
-    assert done.returncode != 0
-    line = next(line for line in done.stderr.splitlines() if "UserError" in line)
+    file = misspelt(tiny_file, tmp_path)
+    line = refused(lambda: run_cells("02_train", params=str(file), **wrong))
     assert all(word in line for word in words)
     assert not (tmp_path / "none").exists()
 
@@ -165,16 +217,28 @@ def features_from_labels(data, manifest, folder):
     return ["features.video tell every emotion exactly", "labels"]
 
 
-@pytest.mark.parametrize("plant", [same_session_on_two_sides, copied_sound, features_from_labels])
-def test_a_planted_leak_stops_the_notebook_and_names_the_culprits(plant, tiny_file, data, tmp_path):
-    changed = yaml.safe_load(tiny_file.read_text()) | {"outputs": str(tmp_path / "outputs")}
+def in_a_kernel(file, tmp_path):
+    status, said = papermill("02_train", tmp_path / "out.ipynb", tmp_path, JOB, params=file)
+    assert status != 0
+    return next(line for line in said.splitlines() if "UserError" in line)
+
+
+def cell_by_cell(file, tmp_path):
+    return refused(lambda: run_cells("02_train", params=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("plant", "run"),
+    [(same_session_on_two_sides, in_a_kernel), (copied_sound, cell_by_cell), (features_from_labels, cell_by_cell)],
+)
+def test_a_planted_leak_stops_the_notebook_and_names_the_culprits(plant, run, tiny_file, tiny, data, tmp_path):
+    outputs = tiny.folder.parent / plant.__name__  # beside the features that are there already
+    changed = yaml.safe_load(tiny_file.read_text()) | {"outputs": str(outputs)}
     words = plant(changed, data.table, tmp_path)
     (tmp_path / "leaky.yaml").write_text(yaml.safe_dump(changed))
-    done = papermill("02_train", tmp_path / "out.ipynb", tmp_path, params=tmp_path / "leaky.yaml")
-    assert done.returncode != 0
-    line = next(line for line in done.stderr.splitlines() if "UserError" in line)
+    line = run(tmp_path / "leaky.yaml", tmp_path)
     assert all(word in line for word in words), line
-    assert not list((tmp_path / "outputs").rglob("record.json"))
+    assert (outputs / "preprocess.json").exists() and not list(outputs.rglob("record.json"))
 
 
 # ---- the grid -------------------------------------------------------------------------------------
@@ -193,31 +257,41 @@ def jobs(done) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("job", "protocols", "train"),
     [
-        ("fold", ["honest"], {"train": 5, "five_fold": 1}),
+        ("fold", ["honest"], {"train": 3, "five_fold": 1}),
         ("folds", ["honest", "published"], {"train_honest_video": 1, "train_published_video": 1}),
     ],
 )
-def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tmp_path, job, protocols, train):
-    """On features that are there already: five folds of one variant, then nothing, then what was deleted."""
+def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tiny, tmp_path, job, protocols, train):
+    """On features that are there already: three folds of one variant, then nothing, then what was deleted."""
     data = yaml.safe_load(tiny_file.read_text())
-    data["outputs"] = str(tmp_path / "outputs")
+    outputs = tiny.folder.parent / f"grid-{job}"
+    data["outputs"] = str(outputs)
+    data["folds"]["groups"] = [["Ses01", "Ses02"], ["Ses03", "Ses04"], ["Ses05"]]
     data["ablation"] = {protocol: ["video"] for protocol in protocols}
     data["training"]["job"] = job
     file = tmp_path / "grid.yaml"
     file.write_text(yaml.safe_dump(data))
+    prepared = {"preprocess": 1}
+    if job == "folds":  # a notebook that has run is not run again: the rule is the other grid's
+        prepare(params.load(file))
+        (outputs / "notebooks").mkdir()
+        shutil.copy(executed / "01_preprocess.ipynb", outputs / "notebooks")
+        prepared = {}
     first = snakemake(file, tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
-    assert jobs(first) == {"preprocess": 1, **train, "ablation": 1, "all": 1}
+    assert jobs(first) == {**prepared, **train, "ablation": 1, "all": 1}
     assert not records.missing_runs(params.load(file), [(protocol, "video") for protocol in protocols])
-    assert str(tmp_path / "outputs" / "report.html") in first.stdout + first.stderr
+    assert str(outputs / "report.html") in first.stdout + first.stderr
     again = snakemake(file, tmp_path)
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
-    record = tmp_path / "outputs" / "runs" / "honest" / "video" / "fold4-seed0" / "record.json"
+    record = outputs / "runs" / "honest" / "video" / "fold2-seed0" / "record.json"
     record.unlink()
     rule = next(iter(train))
     resumed = jobs(snakemake(file, tmp_path, "--dry-run"))
     assert resumed[rule] == 1 and "preprocess" not in resumed
-    changed = jobs(snakemake(file, tmp_path, "--dry-run", overrides="training.epochs=3"))
+    data["training"]["epochs"] = 3
+    file.write_text(yaml.safe_dump(data))
+    changed = jobs(snakemake(file, tmp_path, "--dry-run"))
     assert changed[rule] == train[rule] and "preprocess" not in changed
 
 
@@ -237,8 +311,9 @@ def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
         "train_published_foal-net",
     ]
     assert {n: c for n, c in found.items() if n.startswith("train")} == {n.replace("-", "_"): 1 for n in trained}
+    assert found["preprocess"] == found["ablation"] == 1
     alone = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold"))
-    assert alone["train"] == 45 and alone["five_fold"] == 9
+    assert alone["train"] == 45 and alone["five_fold"] == 9 and alone["preprocess"] == 1
 
 
 def test_the_saved_record_is_json_with_the_promised_fields(executed, tiny):

@@ -190,11 +190,17 @@ def test_no_two_actors_look_or_sound_the_same():
 # ---- one writing, whole or not at all ------------------------------------------------------------
 
 
-def test_same_bytes_whatever_the_number_of_workers(corpus, tmp_path):
-    again = tmp_path / "again"
+def test_same_bytes_whatever_the_number_of_workers(corpus, tmp_path, monkeypatch):
+    """Two processes wrote all takes; one alone writes the first five, and the tables of all."""
+    again, whole = tmp_path / "again", puppets_ravdess.in_processes
+    monkeypatch.setattr(
+        puppets_ravdess, "in_processes", lambda f, part, jobs, workers: whole(f, part, jobs[:5], workers)
+    )
     puppets_ravdess.write_corpus(again, takes_per_actor=TAKES, actors=ACTORS, workers=1)
-    files = sorted(p.relative_to(corpus) for p in corpus.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    files = sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    assert len([f for f in files if f.parts[0].startswith("Actor_")]) == 3 * 5
+    tables = {f.name for f in corpus.iterdir() if f.is_file()}
+    assert {f.name for f in files if len(f.parts) == 1} == tables
     assert [str(f) for f in files if (corpus / f).read_bytes() != (again / f).read_bytes()] == []
 
 

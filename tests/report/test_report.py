@@ -21,7 +21,8 @@ from foalkit.results import records, scoring
 from foalkit.results import tables as report_tables
 from foalkit.results import variants as report_results
 
-p, grid = made_up.p, made_up.grid  # made-up runs under a folder of their own
+# made-up runs under a folder of their own
+p, grid, grid_once, undrawn = made_up.p, made_up.grid, made_up.grid_once, made_up.undrawn
 
 
 def test_the_row_is_what_a_hand_count_of_the_predictions_gives(p, grid):
@@ -102,6 +103,7 @@ def test_the_same_records_give_the_same_report(p, grid):
     assert report.write_report(p, results(p)).read_bytes() == first
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_as_csv_and_booktabs(p, grid):
     report.write_report(p, results(p))
     folder = p.folder / "tables"
@@ -191,6 +193,7 @@ def test_the_ledger_has_a_line_for_every_row_and_variant_run_or_not(p, grid):
     assert set(effects[""]) == {rows[8].see, rows[9].see}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_ledgers_variants_are_in_their_own_table_only(p, grid):
     rows = report_tables.ablation_rows(p, results(p))
     assert "ledger-cosine" not in set(rows["variant"])
@@ -204,6 +207,7 @@ def test_the_ledgers_variants_are_in_their_own_table_only(p, grid):
     assert (p.folder / "tables" / "ledger.csv").read_text().count("not measured here") == others
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_ledger_variant_the_ledger_is_folded_away(p, grid):
     kept = [r for r in results(p) if r.row["variant"] != "ledger-cosine"]
     ledger = report.write_report(p, kept).read_text().split('<h2 id="ledger">')[1].split("<h2")[0]
@@ -237,6 +241,7 @@ def write_absent(p, grid, variant, folds=range(1, 6)):
     return rows
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_missing_modality_stands_beside_the_other_one_alone(p, grid):
     rows = write_absent(p, grid, "foal-net")
     write_absent(p, grid, "ledger-cosine")
@@ -266,6 +271,7 @@ def test_a_missing_modality_stands_beside_the_other_one_alone(p, grid):
     assert line["picture only"] in text.split('<h2 id="missing">')[1].split("<h2")[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_all_folds_of_it_no_missing_modality_is_shown(p, grid):
     assert 'id="missing"' not in report.write_report(p, results(p)).read_text()
     write_absent(p, grid, "foal-net", folds=range(1, 5))
@@ -320,6 +326,7 @@ def test_several_seeds_are_averaged_before_the_exchange(p, grid):
     assert report_tables.paired_differences(more, thrice).to_dict() == once.to_dict()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_says_what_its_intervals_were_measured_to_cover(p, grid):
     text = report.write_report(p, results(p)).read_text()
     assert "resamples speakers (here 10)" in text
@@ -344,6 +351,7 @@ def strata_by_hand(p, turns, found):
     return groups
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_strata_are_what_a_loop_over_manifest_and_predictions_counts(p, grid):
     turns = manifest(grid)
     rates = dict(zip(turns["utterance"], [0.95, 0.5, 0.9, None] * 50, strict=True))
@@ -375,6 +383,7 @@ def test_strata_are_what_a_loop_over_manifest_and_predictions_counts(p, grid):
     assert "<details>" in text and "5 (few)" in text and "in fewer than 90 % of frames" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_strata_need_an_honest_row_and_use_the_best_without_foal_net(p, grid):
     kept = {r.row["variant"]: r for r in results(p) if r.row["protocol"] == "honest"}
     columns = report_tables.strata_table(p, [kept["audio"], kept["ledger-cosine"]]).columns

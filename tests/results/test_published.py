@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from conftest import refused
 
-from foalkit import ROOT, params
+from foalkit import ROOT, cli, params
 from foalkit.params.load import read_published
 from foalkit.params.rows import PublishedRow
 from foalkit.report import page as report
@@ -23,17 +24,30 @@ from foalkit.results import records
 from foalkit.results import tables as report_tables
 from foalkit.results import variants as report_results
 
-p, grid = made_up.p, made_up.grid  # made-up runs under a folder of their own
+# made-up runs under a folder of their own
+p, grid, grid_once, undrawn = made_up.p, made_up.grid, made_up.grid_once, made_up.undrawn
+pytestmark = pytest.mark.usefixtures("undrawn")
 FILE = ROOT / "params" / "published.yaml"
 
 
-@pytest.fixture
-def written(p, grid):
-    """The made-up runs with everything that is printed from them."""
+@pytest.fixture(scope="module")
+def written_once(tmp_path_factory):
+    """Made-up runs with everything that is printed from them, and a copy of it all to put back."""
+    p = made_up.params_in(tmp_path_factory.mktemp("written") / "out")
+    made_up.write_grid(p)
     results = made_up.results(p)
     for result in results:
         report_results.write_five_fold(p, result)
     report.write_report(p, results)
+    return p, shutil.copytree(p.folder, p.folder.with_name("copy"))
+
+
+@pytest.fixture
+def written(written_once):
+    """Their params; whatever an earlier test changed is put back."""
+    p, copy = written_once
+    shutil.rmtree(p.folder)
+    shutil.copytree(copy, p.folder)
     return p
 
 
@@ -272,7 +286,7 @@ def test_a_variant_outside_the_ablation_is_checked_by_its_five_fold_file(written
     assert line == "five_fold/honest-mem.json: row utterances: printed '201', recomputed '200'"
 
 
-def test_the_command_says_it_in_lines_and_in_its_exit_code(written):
+def test_the_command_says_it_in_lines_and_in_its_exit_code(written, capfd):
     def run(*more):
         call = [sys.executable, "-W", "error::RuntimeWarning", "-m", "foalkit", "check", "demo"]
         return subprocess.run([*call, *more], capture_output=True, text=True)
@@ -285,9 +299,11 @@ def test_the_command_says_it_in_lines_and_in_its_exit_code(written):
         and re.fullmatch(r"\d+ numbers agree, 0 stores hold what was written\n", done.stdout)
         and not done.stderr
     )
-    change(written.folder / "tables" / "ablation.csv", "0.801", "0.811")
-    done = run(outputs, ablation)
-    assert done.returncode == 1 and done.stdout.count("\n") == 1
-    assert "tables/ablation.csv: row 3, ua_printed: printed '0.811'" in done.stdout
     done = run(f"outputs={written.folder / 'none'}")
     assert done.returncode == 1 and done.stderr == "error: demo: no report.html; run 04_ablation first\n"
+    change(written.folder / "tables" / "ablation.csv", "0.801", "0.811")
+    capfd.readouterr()
+    assert cli.main(["check", "demo", outputs, ablation]) == 1
+    said = capfd.readouterr()
+    assert said.out.count("\n") == 1 and not said.err
+    assert "tables/ablation.csv: row 3, ua_printed: printed '0.811'" in said.out

@@ -168,13 +168,17 @@ def of_utterances(true, predicted, rng) -> np.ndarray:
 
 @pytest.mark.parametrize(("speakers", "least", "most"), [(24, 0.92, 0.97), (10, 0.90, 0.96)])
 def test_the_interval_covers_the_truth_as_often_as_the_report_says(speakers, least, most):
-    """500 simulated corpora: a coverage of 95 % comes out with a standard deviation of 1 %."""
+    """500 simulated corpora: a coverage of 95 % comes out with a standard deviation of 1 %.
+
+    The interval that it is not takes a fifth of them: its coverage is lower by more than five such deviations.
+    """
     truth, clustered, independent, rng = 0.75 * 0.85, [], [], np.random.default_rng(0)
-    for true, predicted, who in corpora(speakers, 500):
+    for n, (true, predicted, who) in enumerate(corpora(speakers, 500)):
         low, high = scoring.interval(true, predicted, who)
         clustered.append(low <= truth <= high)
-        low, high = of_utterances(true, predicted, rng)
-        independent.append(low <= truth <= high)
+        if n % 5 == 0:
+            low, high = of_utterances(true, predicted, rng)
+            independent.append(low <= truth <= high)
     assert least <= np.mean(clustered) <= most
     assert np.mean(independent) < 0.7  # not what it says
     low, high = scoring.COVERAGE[speakers]

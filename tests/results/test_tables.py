@@ -18,7 +18,9 @@ from foalkit.results import records
 from foalkit.results import tables as report_tables
 from foalkit.results import variants as report_results
 
-p, grid = made_up.p, made_up.grid  # made-up runs under a folder of their own
+# made-up runs under a folder of their own
+p, grid, grid_once, undrawn = made_up.p, made_up.grid, made_up.grid_once, made_up.undrawn
+pytestmark = pytest.mark.usefixtures("undrawn")
 LABELS = ("fusion, L_CE only", "+ AVEL + MEM (Foal-Net)")
 
 
@@ -38,9 +40,9 @@ def value(cell):
     return float(first), *(float(end) for end in rest.rstrip("]").split(", ") if rest)
 
 
-def printed(p):
+def printed(p, made=None):
     """Everything that is printed of these params' rows; returns the page's path."""
-    made = results(p)
+    made = made or results(p)
     for result in made:
         report_results.write_five_fold(p, result)
     return report.write_report(p, made)
@@ -312,35 +314,38 @@ def cfn(tmp_path):
 
 
 def test_cfn_srs_rows_stand_with_their_own_best_and_plain_row(cfn):
-    shown = report_results.shown_rows(cfn, results(cfn))
+    made = results(cfn)
+    shown = report_results.shown_rows(cfn, made)
     assert [r.row["variant"] for r in shown] == ["cfn-sr", "concat"]
-    differences = report_tables.paired_differences(cfn, results(cfn))
+    differences = report_tables.paired_differences(cfn, made)
     labels = [cfn.variants[v].label for v in ("no-residual", "cfn-sr", "cfn-sr")]
     assert differences["variant"].tolist() == labels
     assert differences["protocol"].tolist() == ["honest", "honest", "published"]
-    page = printed(cfn).read_text()
+    page = printed(cfn, made).read_text()
     assert f"<h1>CFN-SR, ablated on {cfn.name}</h1>" in page and 'id="ledger"' not in page
     assert {f.stem for f in (cfn.folder / "figures").glob("confusion-*")} == {"confusion-cfn-sr", "confusion-concat"}
     assert check(cfn)[0] == []
 
 
 def test_a_paper_without_ua_is_compared_by_accuracy(cfn):
-    rows = report_tables.ablation_rows(cfn, results(cfn))
+    made = results(cfn)
+    rows = report_tables.ablation_rows(cfn, made)
     cell = report_tables.printed_table(cfn, rows).set_index("variant").loc["CFN-SR", "paper, UA / WA"].iloc[0]
     assert cell == "CFN-SR –\u00a0/\u00a075.76"
-    table, said = report_tables.peeking_table(cfn, results(cfn))
+    table, said = report_tables.peeking_table(cfn, made)
     assert said["metric"] == "WA" and said["printed"] == pytest.approx(75.76 - 71.04)
     of_paper = table.set_index("epoch by").loc["paper"]
     assert of_paper.tolist() == ["71.04", "75.76", "+4.72"]
-    assert "a gain of +4.72 points WA of CFN-SR" in report.write_report(cfn, results(cfn)).read_text()
+    assert "a gain of +4.72 points WA of CFN-SR" in report.write_report(cfn, made).read_text()
 
 
 def test_actors_that_are_never_tested_are_named(cfn):
-    rows = report_tables.ablation_rows(cfn, results(cfn))
+    made = results(cfn)
+    rows = report_tables.ablation_rows(cfn, made)
     table = report_tables.printed_table(cfn, rows)
     assert table["folds"].tolist() == ["6 of 6"] * 5 + ["5 of 6"] * 4
     never = "Actor_21, Actor_22, Actor_23, Actor_24"
-    page = report.write_report(cfn, results(cfn)).read_text()
+    page = report.write_report(cfn, made).read_text()
     assert page.count(f"Under published, {never} are never tested") == 1 and "Under honest" not in page
     assert "over 5 folds instead of 6" in page
     published = report_published.published_tables(cfn, rows)["test-selected"].set_index("system")

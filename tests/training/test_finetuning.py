@@ -166,47 +166,58 @@ from foalkit import params
 from foalkit.training import gradients, loop as training, networks
 from foalkit.training.processes import Processes
 
-folder = sys.argv[1]
-p = params.Params.model_validate_json(open(f"{folder}/params.json").read())
-saved = load_file(f"{folder}/batch.safetensors")
-streams = {s: (saved[s], saved[f"{s}_mask"]) for s in ("audio", "video")}
-
 class Store:
     def __init__(self, width):
         self.width = width
 
-net = networks.build_net(p, "foal-net", {s: Store(x.shape[2]) for s, (x, _) in streams.items()}, []).double()
-net.load_state_dict({n.removeprefix("net."): v for n, v in saved.items() if n.startswith("net.")})
 here = Processes("cpu")
-terms = gradients.add_gradients(net, streams, saved["labels"], p, here)
-grads = {n: w.grad for n, w in net.named_parameters() if w.grad is not None}
-save_file({**grads, **{f"term.{n}": v.detach() for n, v in terms.items()}}, f"{folder}/rank{here.rank}.safetensors")
+for folder in sys.argv[1:]:
+    p = params.Params.model_validate_json(open(f"{folder}/params.json").read())
+    saved = load_file(f"{folder}/batch.safetensors")
+    streams = {s: (saved[s], saved[f"{s}_mask"]) for s in ("audio", "video")}
+    net = networks.build_net(p, "foal-net", {s: Store(x.shape[2]) for s, (x, _) in streams.items()}, []).double()
+    net.load_state_dict({n.removeprefix("net."): v for n, v in saved.items() if n.startswith("net.")})
+    terms = gradients.add_gradients(net, streams, saved["labels"], p, here)
+    grads = {n: w.grad for n, w in net.named_parameters() if w.grad is not None}
+    save_file({**grads, **{f"term.{n}": v.detach() for n, v in terms.items()}}, f"{folder}/rank{here.rank}.safetensors")
 """
 
 
-@pytest.mark.parametrize("clips", [10, 9])  # shares of five, and of five and four
-def test_two_processes_give_the_joined_batchs_losses_and_gradients(p, easy, tmp_path, clips):
-    from safetensors.torch import load_file, save_file
+@pytest.fixture(scope="module")
+def shared_batches(p, easy, tmp_path_factory):
+    """{clips: (folder of both ranks' gradients, params, net, streams, labels)}, all in one start of two processes."""
+    from safetensors.torch import save_file
 
-    p = with_training(quiet(p, standardise=[]).for_variant("foal-net"), micro_batch=2)
-    torch.manual_seed(0)
-    net, streams, labels = in_double(p, easy, range(0, 6 * clips, 6))
-    saved = {f"net.{n}": v for n, v in net.state_dict().items()} | {"labels": labels}
-    for s, (x, mask) in streams.items():
-        saved |= {s: x, f"{s}_mask": mask}
-    save_file(saved, tmp_path / "batch.safetensors")
-    (tmp_path / "params.json").write_text(json.dumps(p.model_dump(mode="json")))
-    (tmp_path / "worker.py").write_text(WORKER)
+    p, batches = with_training(quiet(p, standardise=[]).for_variant("foal-net"), micro_batch=2), {}
+    top = tmp_path_factory.mktemp("shared-batches")
+    for clips in (10, 9):
+        folder = top / str(clips)
+        folder.mkdir()
+        torch.manual_seed(0)
+        net, streams, labels = in_double(p, easy, range(0, 6 * clips, 6))
+        saved = {f"net.{n}": v for n, v in net.state_dict().items()} | {"labels": labels}
+        for s, (x, mask) in streams.items():
+            saved |= {s: x, f"{s}_mask": mask}
+        save_file(saved, folder / "batch.safetensors")
+        (folder / "params.json").write_text(json.dumps(p.model_dump(mode="json")))
+        batches[clips] = folder, p, net, streams, labels
+    (top / "worker.py").write_text(WORKER)
     call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*call, str(tmp_path / "worker.py"), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    call += [str(top / "worker.py"), *(str(folder) for folder, *_ in batches.values())]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+    return batches
 
+
+@pytest.mark.parametrize("clips", [10, 9])  # shares of five, and of five and four
+def test_two_processes_give_the_joined_batchs_losses_and_gradients(shared_batches, clips):
+    from safetensors.torch import load_file
+
+    folder, p, net, streams, labels = shared_batches[clips]
     terms = gradients.add_gradients(net, streams, labels, with_training(p, micro_batch=None))
     expected = gradients_of(net)
     for rank in (0, 1):
-        found = load_file(tmp_path / f"rank{rank}.safetensors")
+        found = load_file(folder / f"rank{rank}.safetensors")
         for n, value in terms.items():
             torch.testing.assert_close(found.pop(f"term.{n}"), value.detach(), rtol=1e-12, atol=0)
         assert found.keys() == expected.keys()
@@ -238,9 +249,15 @@ def start_and_end(fine, variant):
     return {n: v.clone() for n, v in net.state_dict().items()}, training.train(fine, variant, data, sides, 0, "honest")
 
 
+@pytest.fixture(scope="module")
+def trained(fine):
+    """{variant: (first weights, result)}."""
+    return {variant: start_and_end(fine, variant) for variant in ("audio", "foal-net")}
+
+
 @pytest.mark.parametrize("variant", ["audio", "foal-net"])
-def test_wavlm_is_trained_end_to_end_and_its_front_end_is_not(fine, variant):
-    before, result = start_and_end(fine, variant)
+def test_wavlm_is_trained_end_to_end_and_its_front_end_is_not(trained, variant):
+    before, result = trained[variant]
     front = [n for n in before if ".feature_extractor." in n]
     assert len(front) > 7 and all(torch.equal(before[n], result.weights[n]) for n in front)
     moved = {n for n in before if not torch.equal(before[n], result.weights[n])}
@@ -251,8 +268,8 @@ def test_wavlm_is_trained_end_to_end_and_its_front_end_is_not(fine, variant):
     assert losses[-4:].mean() < losses[0] - 0.1
 
 
-def test_the_same_fine_tuning_twice_gives_the_same_bytes(fine):
-    (_, one), (_, two) = (start_and_end(fine, "foal-net") for _ in range(2))
+def test_the_same_fine_tuning_twice_gives_the_same_bytes(fine, trained):
+    (_, one), (_, two) = trained["foal-net"], start_and_end(fine, "foal-net")
     assert one.predictions.equals(two.predictions)
 
 

@@ -5,12 +5,13 @@ import shutil
 import pytest
 from conftest import refused
 
-from foalkit import cli, params
+from foalkit import cli, files, params
 from foalkit.features import data as prepared
 from foalkit.features.data import prepare, unnamed, while_nobody_prepares
 from foalkit.features.encoders.sound import LogMelEncoder
 from foalkit.params.encoders import Features
 from foalkit.params.keys import _models
+from foalkit.results import records
 
 
 def printed(capsys, *words) -> tuple[int, str]:
@@ -117,3 +118,65 @@ def test_outputs_of_other_params_are_not_written_into(outputs):
     said = refused(lambda: prepared.open_data(thief))
     assert "holds the runs of one" in said and "two" in said
     assert params.load("demo").name == "demo"
+
+
+def test_a_folder_is_claimed_by_file_and_name(tiny, tmp_path):
+    p = tiny.model_copy(update={"outputs": str(tmp_path / "out"), "name": "mine", "file": "/one/mine.yaml"})
+    records.claim(p)
+    records.claim(p)
+    said = refused(lambda: records.claim(p.model_copy(update={"file": "/other/mine.yaml"})))
+    assert "/one/mine.yaml" in said and "/other/mine.yaml" in said
+    for damaged in (b"", b"[]", b"{", b"\xff"):
+        (tmp_path / "out" / "params.json").write_bytes(damaged)
+        assert "params.json: damaged" in refused(lambda: records.claim(p))
+    (tmp_path / "file").write_text("")
+    blocked = p.model_copy(update={"outputs": str(tmp_path / "file" / "out")})
+    assert "cannot be written" in refused(lambda: records.claim(blocked))
+
+
+@pytest.mark.parametrize("damage", [b"", b"null", b"[1]", b"{", b"\xff\xfe"])
+def test_a_damaged_preparation_is_made_again_and_a_damaged_store_named(outputs, damage):
+    p = outputs["one"]
+    (p.folder / "preprocess.json").write_bytes(damage)
+    assert len(prepared.open_data(p).table)
+    for name in ("manifest.parquet", "left_out.parquet"):
+        (p.folder / name).write_bytes(damage)
+        assert len(prepared.open_data(p).table)
+    for media in p.features_folder.glob("media-*.parquet"):
+        media.write_bytes(damage)
+    (p.folder / "preprocess.json").unlink()
+    assert len(prepared.open_data(p).table)
+    (p.features_folder / p.store_name("audio") / "store.json").write_bytes(damage)
+    assert "delete the folder to build it again" in refused(lambda: prepared.open_data(p))
+
+
+def test_a_changed_manifest_is_not_believed(outputs):
+    p = outputs["one"]
+    table = prepared.open_data(p).table
+    wrong = table.assign(emotion=table["emotion"].to_numpy()[::-1])
+    wrong.to_parquet(p.folder / "manifest.parquet", index=False)
+    assert prepared.open_data(p).table["emotion"].tolist() == table["emotion"].tolist()
+
+
+def test_runs_of_other_features_do_not_count(outputs):
+    p = outputs["one"].model_copy(update={"ablation": {"honest": ["audio"]}})
+    digest = prepared.open_data(p).info["features"]["audio"]["digest"]
+    folder = records.run_folder(p, "honest", "audio", 1, 0)
+    record = dict.fromkeys(records.REQUIRED, "") | {"schema": records.SCHEMA, "params_digest": p.digest("audio")}
+    (folder).mkdir(parents=True)
+    (folder / "predictions.parquet").write_bytes(b"")
+    for written, count in ((digest, 1), ("0" * 16, 0)):
+        files.write_json(folder / "record.json", record | {"feature_digests": {"audio": written}})
+        assert len(records.read_runs(p, "honest", "audio")) == count
+
+
+def test_a_moved_project_still_names_its_corpus(outputs, tmp_path):
+    (tmp_path / "corpora" / "iemocap-12345678").mkdir(parents=True)
+    (tmp_path / "corpora" / "iemocap-12345678" / "card.json").write_text("{}")
+    info = files.read_mapping(outputs["one"].folder / "preprocess.json")
+    files.write_json(
+        outputs["one"].folder / "preprocess.json", info | {"corpus": "/elsewhere/corpora/iemocap-12345678"}
+    )
+    assert unnamed(tmp_path) == {}
+    (outputs["one"].folder / "preprocess.json").write_text("[]")
+    assert "preprocess.json: damaged" in refused(lambda: unnamed(tmp_path))

@@ -418,3 +418,62 @@ def test_files_that_ask_for_the_same_features_name_one_store():
     assert frozen.store_name("video") == tuned.store_name("video")
     assert frozen.store_name("audio") != tuned.store_name("audio")
     assert frozen.store_name("video") == params.load("iemocap-frozen", "features.video.batch=3").store_name("video")
+
+
+def test_a_variants_settings_are_laid_over_its_sections_not_put_in_their_place():
+    p = params.load("demo", "variants.avel.set.training.epochs=2 variants.mem.set.training={epochs: 3}")
+    assert p.variants["avel"].set["training.epochs"] == 2 and "loss.mem" in p.variants["avel"].set
+    kept = p.training.model_dump() | {"epochs": 2}
+    assert p.for_variant("avel").training.model_dump() == kept
+    assert p.for_variant("mem").training.model_dump() == kept | {"epochs": 3}
+    assert (p.for_variant("mem").loss.avel, p.for_variant("mem").loss.mem) == (0.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("folds.groups=[[Ses01,Ses02],[Ses03]]", "folds.groups=[[Ses01],[Ses02,Ses03]]"),
+        ("about=a,seeds=0", "about=a seeds=[1]"),
+        ("about=a+b", "about=[a,b]"),
+        ("variants.avel.set.loss.mem=null", "variants.avel.label=x"),
+    ],
+)
+def test_values_that_read_alike_have_folders_of_their_own(one, other):
+    def outputs(overrides):
+        try:
+            return params.load("demo", overrides).outputs
+        except UserError:
+            return overrides  # refused: no folder
+
+    assert len({outputs(one), outputs(other), "outputs/demo"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("training.epochs=", ["training.epochs=", "null"]),
+        ("training.lr=.inf", ["training.lr", "finite"]),
+        ("seeds=[0,0]", ["seeds", "0 stands twice"]),
+        ("seeds=[-1]", ["seeds", "greater than or equal to 0"]),
+        ("ablation.honest=[video,video]", ["ablation.honest", "video stands twice"]),
+        ("outputs=outputs/features", ["outputs", "shared|share"]),
+        ("corpus.generate.seed=-3", ["corpus.generate.seed"]),
+        ("variants.avel.set.loss.nope=1", ["avel", "'loss.nope'"]),
+        ("features.look.1={encoder:hog}", ["features.look"]),
+    ],
+)
+def test_odd_values_are_refused_in_one_line(overrides, words):
+    line = refused(lambda: params.load("demo", overrides))
+    assert all(re.search(word if "|" in word else re.escape(word), line) for word in words), line
+
+
+def test_a_value_may_hold_spaces():
+    p = params.load("demo", "seeds=[0, 1] training.epochs=2")
+    assert (p.seeds, p.training.epochs) == ([0, 1], 2)
+
+
+def test_files_that_are_no_text_are_named(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00a")
+    (tmp_path / "y.yaml").mkdir()
+    for name in ("x.yaml", "y.yaml"):
+        assert name in refused(lambda name=name: params.load(tmp_path / name))

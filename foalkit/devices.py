@@ -35,10 +35,7 @@ def reserve(wanted: int, count: int) -> list[int]:
     """
     if wanted > count:
         raise UserError(f"training.processes: {wanted} GPUs are asked for, this machine has {count}")
-    shares = os.environ.get("GPU_JOBS") or "1"
-    if not shares.isdecimal() or int(shares) < 1:
-        raise UserError(f"GPU_JOBS={shares}: say how many jobs share a GPU, for example GPU_JOBS=3")
-    for share, (number, name) in itertools.product(range(int(shares)), enumerate(names(count))):
+    for share, (number, name) in itertools.product(range(shares()), enumerate(names(count))):
         if len(_held) >= wanted:
             break
         if number not in _held:
@@ -50,6 +47,14 @@ def reserve(wanted: int, count: int) -> list[int]:
                 continue
             _held[number] = handle
     return [*sorted(_held), *(n for n in range(count) if n not in _held)][:wanted]
+
+
+def shares() -> int:
+    """How many jobs share a GPU: the environment's GPU_JOBS, 1 without it; raises UserError for no number from 1."""
+    jobs = os.environ.get("GPU_JOBS") or "1"
+    if not jobs.isdecimal() or int(jobs) < 1:
+        raise UserError(f"GPU_JOBS={jobs}: say how many jobs share a GPU, for example GPU_JOBS=3")
+    return int(jobs)
 
 
 def names(count: int) -> list[str]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from foalkit import ROOT
+from foalkit import ROOT, devices
 from foalkit.params import load
 
 # one thread per job: the grid runs as many jobs as there are cores
@@ -31,7 +31,7 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
     gpus = Path("/proc/driver/nvidia/gpus")
     if gpus.is_dir() and any(gpus.iterdir()):
-        call += ["--resources", f"gpu={len(list(gpus.iterdir())) * int(os.environ.get('GPU_JOBS') or 1)}"]
+        call += ["--resources", f"gpu={len(list(gpus.iterdir())) * devices.shares()}"]
     call += ["--quiet", "host", "reason", "--config", f"params={json.dumps(str(params))}"]
     call += [f"overrides={json.dumps(overrides)}"]
     (folder / ".snakemake").mkdir(exist_ok=True)

@@ -170,7 +170,7 @@ def of_utterances(true, predicted, rng) -> np.ndarray:
 def test_the_interval_covers_the_truth_as_often_as_the_report_says(speakers, least, most):
     """500 simulated corpora: a coverage of 95 % comes out with a standard deviation of 1 %.
 
-    The interval that it is not takes a fifth of them: its coverage is lower by more than five such deviations.
+    The one that takes utterances for independent misses so often that a fifth of the corpora shows it.
     """
     truth, clustered, independent, rng = 0.75 * 0.85, [], [], np.random.default_rng(0)
     for n, (true, predicted, who) in enumerate(corpora(speakers, 500)):

@@ -11,7 +11,6 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from foalkit.models.draws import Dropout
 from foalkit.models.foalnet import LayerNorm
@@ -88,6 +87,8 @@ class PicturesInput(nn.Module):
     """
 
     def __init__(self, dim: int, *, crop: tuple[float, float] = (0.8, 1.4), flip: float = 0.5):
+        from torchvision.transforms import v2  # 2 s that only pictures need
+
         super().__init__()
         self.width, self.size = dim, math.isqrt(dim // 3)
         if 3 * self.size**2 != dim:

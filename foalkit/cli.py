@@ -93,7 +93,3 @@ def _clean(given) -> int:
     if found and not given.remove:
         print("foalkit clean-features --remove (or make clean-features REMOVE=yes) removes them")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,9 +29,8 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     load(params, overrides)
     call = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--cores", cores, "--keep-going"]
     call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
-    gpus = Path("/proc/driver/nvidia/gpus")
-    if gpus.is_dir() and any(gpus.iterdir()):
-        call += ["--resources", f"gpu={len(list(gpus.iterdir())) * devices.shares()}"]
+    if gpus := len(list(Path("/proc/driver/nvidia/gpus").glob("*"))):
+        call += ["--resources", f"gpu={gpus * devices.shares()}"]
     call += ["--quiet", "host", "reason", "--config", f"params={json.dumps(str(params))}"]
     call += [f"overrides={json.dumps(overrides)}"]
     (folder / ".snakemake").mkdir(exist_ok=True)
@@ -39,7 +38,13 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
         _remove_dead_locks(folder, living)
         fcntl.flock(living, fcntl.LOCK_SH)
         # Snakemake holds the lock too: it may outlive this process
-        how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "pass_fds": [living.fileno()]}
+        how = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+            "errors": "replace",
+            "pass_fds": [living.fileno()],
+        }
         with subprocess.Popen(call, cwd=folder, env={**os.environ, **THREADS}, **how) as grid:
             try:
                 for line in grid.stdout:

@@ -27,7 +27,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     Rows whose key is unchanged are copied from the store that is there. The new store is written beside it,
     logged utterance by utterance so that a killed run resumes, and renamed into place when whole.
     """
-    folder = params.features_folder / params.store_name(stream)
+    folder = params.store_folder(stream)
     reader = Reader(params, stream, root, digests)
     keys = {row["utterance"]: reader.key(row) for row in table.to_dict("records")}
     old = FeatureStore(folder) if (folder / "store.json").exists() else None

@@ -45,17 +45,14 @@ def open_data(params: Params, streams=None) -> Data:
     is damaged, and for an outputs folder that holds the runs of other params.
     """
     records.claim(params)
-    folder = params.folder
-    if not _prepared(params):
+    folder, info = params.folder, _prepared(params)
+    if info is None:
         return prepare(params)
     data = Data(
         pd.read_parquet(folder / "manifest.parquet"),
         pd.read_parquet(folder / "left_out.parquet"),
-        {
-            s: FeatureStore(params.features_folder / params.store_name(s))
-            for s in (params.features if streams is None else streams)
-        },
-        read_mapping(folder / "preprocess.json"),
+        {s: FeatureStore(params.store_folder(s)) for s in (params.features if streams is None else streams)},
+        info,
         params.corpus.classes,
     )
     for store in data.stores.values():
@@ -147,22 +144,22 @@ def while_nobody_prepares(outputs: Path) -> Iterator[None]:
         raise UserError(f"{outputs}: features are being prepared; try again when that is done") from None
 
 
-def _prepared(params: Params) -> bool:
-    """Whether preprocess.json is of these params, and names the manifest and the stores that are there."""
+def _prepared(params: Params) -> dict | None:
+    """preprocess.json, where it is of these params and names the manifest and the stores that are there."""
     try:
         info = read_mapping(params.folder / "preprocess.json")
         if info["params_digest"] != params.data_digest:
-            return False
+            return None
         for name, written in info["files"].items():
             if file_digest(params.folder / f"{name}.parquet") != written:
-                return False
+                return None
         for stream in params.features:
-            store = read_mapping(params.features_folder / params.store_name(stream) / "store.json")
+            store = read_mapping(params.store_folder(stream) / "store.json")
             if store["digest"] != info["features"][stream]["digest"]:  # another params file has built it anew
-                return False
+                return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not whole: prepared again
-        return False
-    return True
+        return None
+    return info
 
 
 def with_lengths(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -120,10 +120,6 @@ class FeatureStore:
         """What the stored features were made from (a digest), or None for an unknown utterance."""
         return self._keys.get(utterance)
 
-    def written(self, utterance: str) -> str:
-        """The digest of the utterance's stored bytes."""
-        return self._digests[utterance]
-
     def _damaged(self, why: str) -> UserError:
         return UserError(f"{self.folder}: damaged ({why}); delete the folder to build it again")
 

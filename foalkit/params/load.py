@@ -34,7 +34,8 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
         path = _known_file(str(params), "params file")
     elif not path.is_absolute():
         path = ROOT / path
-    data, ledger = _file(path), read_ledger()
+    ledger = read_ledger()
+    data = _file(path, ledger)
     where = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
     changes = _changes(overrides)
     changed = copy.deepcopy(data)
@@ -55,10 +56,10 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
     differs = difference(before, after) if plain else dict(changes)
     if not differs:
         return result
-    name = f"{result.name},{_short(changes, differs)}"
-    own = {"outputs": str(Path(result.outputs).with_name(f"{Path(result.outputs).name},{_short(changes, differs)}"))}
-    given = plain is not None and result.outputs != plain.outputs  # by an override: that folder and no other
-    return result.model_copy(update={"name": name, "differs": differs, **({} if given else own)})
+    what, outputs = _short(changes, differs), Path(result.outputs)
+    if plain is None or result.outputs == plain.outputs:  # else given by an override: that folder and no other
+        outputs = outputs.with_name(f"{outputs.name},{what}")
+    return result.model_copy(update={"name": f"{result.name},{what}", "differs": differs, "outputs": str(outputs)})
 
 
 def params_files() -> list[str]:
@@ -99,7 +100,7 @@ def expand(path: str, what: str) -> Path:
     return ROOT / Path(os.path.expandvars(path)).expanduser()
 
 
-def _file(path: Path) -> dict:
+def _file(path: Path, ledger: dict[int, LedgerRow]) -> dict:
     """What the file says, over its base, with the variants it may name."""
     data = _read_yaml(path)
     if data.get("base") is not None:
@@ -112,7 +113,7 @@ def _file(path: Path) -> dict:
         if own in data:
             raise UserError(f"{path.name}: unknown key {own!r}")
     data = {"name": path.stem, "outputs": f"outputs/{path.stem}", **data}
-    known = {**_read_yaml(ROOT / "params" / "variants.yaml"), **_ledger_variants(read_ledger())}
+    known = {**_read_yaml(ROOT / "params" / "variants.yaml"), **_ledger_variants(ledger)}
     data["variants"] = over(known, data.get("variants") or {})
     return data
 

@@ -294,6 +294,10 @@ class Params(Strict):
     def _corpus(self) -> dict:
         return {**self.corpus.model_dump(exclude={"root", "generate"}), **self.corpus.recordings}
 
+    def store_folder(self, stream: str) -> Path:
+        """Where a stream's features lie, absolute."""
+        return self.features_folder / self.store_name(stream)
+
     def store_name(self, stream: str) -> str:
         """A stream's folder below `features_folder`, the same for all params that ask for the same features."""
         spec = self.features[stream]

@@ -62,7 +62,7 @@ def check_features(params: Params) -> tuple[list[str], int]:
     """
     differences, stores = [], {}
     for stream in params.features:
-        folder = params.features_folder / params.store_name(stream)
+        folder = params.store_folder(stream)
         if (folder / "store.json").exists():
             try:
                 stores[stream] = FeatureStore(folder)

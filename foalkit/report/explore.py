@@ -42,7 +42,7 @@ def embeddings(params: Params, run: dict) -> Embedded | None:
     p, streams = params.for_variant(variant), params.variants[variant].streams
     if len(streams) < 2 or params.variants[variant].network != "foal-net":
         return None
-    folders = {s: params.features_folder / params.store_name(s) for s in streams}
+    folders = {s: params.store_folder(s) for s in streams}
     if not all((folder / "store.json").exists() for folder in folders.values()):
         return None  # training is done with them: they may be gone
     stores = {s: FeatureStore(folder) for s, folder in folders.items()}

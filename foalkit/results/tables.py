@@ -306,7 +306,7 @@ def _strata(params: Params) -> pd.DataFrame:
         strata["clip"] = np.where(cut, f"cut at {params.clip.seconds:g} s", "whole")
     found = pd.Series(np.nan, table.index)
     for stream in params.features:
-        file = params.features_folder / params.store_name(stream) / "index.parquet"
+        file = params.store_folder(stream) / "index.parquet"
         if file.exists():  # the store may be gone by now: training is done with it
             index = pd.read_parquet(file).set_index("utterance")
             found = found.fillna(index.get("found", found))

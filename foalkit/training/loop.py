@@ -89,6 +89,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
     steps = t.epochs * -(-len(sides.train) // t.batch)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
     labels = torch.tensor(data.labels(sides.train))
+    held_out = {side: _known(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
     kept, history, best, weights = [], [], None, {}
     for epoch in progress(range(1, t.epochs + 1), f"{variant}, seed {seed}"):
         net.train()
@@ -108,7 +109,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
         row = {"epoch": epoch, **{n: v / len(labels) for n, v in sums.items()}}
         if isinstance(net.core, FoalNet):
             row["temperature"] = net.core.temperature.item()
-        now = _held_out(net, data, sides, epoch, p, streams, processes)
+        now = _held_out(net, data, held_out, epoch, p, streams, processes)
         kept.append(now)
         for side, scores in scoring.scores_by_epoch(now).set_index("split").iterrows():
             row |= {f"{side}_{m}": float(scores[m]) for m in ("wa", "ua", "loss")}
@@ -124,7 +125,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
         history=pd.DataFrame(history),
         predictions=predictions,
         scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
-        absent=_absent(net, data, sides.test, p, streams, processes),
+        absent=_absent(net, data, held_out["test"], p, streams, processes),
         weights=weights,
         selection=selection,
         parameters=sum(w.numel() for w in net.parameters()),
@@ -165,36 +166,35 @@ def predict(
     return (processes.reduce(logits) if processes else logits).cpu().numpy()
 
 
-def _held_out(net, data: Data, sides: Split, epoch: int, params: Params, streams, processes) -> pd.DataFrame:
+def _held_out(net, data: Data, held_out: dict, epoch: int, params: Params, streams, processes) -> pd.DataFrame:
     """The logits of validation and test."""
     tables = []
-    for side in ("validation", "test"):
-        if utterances := getattr(sides, side):
-            logits = predict(net, data.stores, streams, utterances, params, processes)
-            tables.append(_kept(data, utterances, logits, {"split": side, "epoch": np.int16(epoch)}))
+    for side, known in held_out.items():
+        logits = predict(net, data.stores, streams, known["utterance"], params, processes)
+        tables.append(_kept(data, known, logits, {"split": side, "epoch": np.int16(epoch)}))
     return pd.concat(tables)
 
 
-def _absent(net, data: Data, utterances, params: Params, streams, processes) -> pd.DataFrame:
+def _absent(net, data: Data, known: dict, params: Params, streams, processes) -> pd.DataFrame:
     """The selected epoch's logits of Foal-Net with each of its streams hidden in turn."""
     parts = []
     for hidden in streams if isinstance(net.core, FoalNet) else []:
-        logits = predict(net, data.stores, streams, utterances, params, processes, without=hidden)
-        parts.append(_kept(data, utterances, logits, {"condition": f"no {hidden}"}))
+        logits = predict(net, data.stores, streams, known["utterance"], params, processes, without=hidden)
+        parts.append(_kept(data, known, logits, {"condition": f"no {hidden}"}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"utterance": []})
 
 
-def _kept(data: Data, utterances: list[str], logits: np.ndarray, more: dict) -> pd.DataFrame:
+def _known(data: Data, utterances: list[str]) -> dict:
+    """What stands beside the logits of a side in every epoch: looked up once a run."""
+    speakers = data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy()
+    return {"utterance": utterances, "speaker": speakers, "true": data.labels(utterances).astype(np.int8)}
+
+
+def _kept(data: Data, known: dict, logits: np.ndarray, more: dict) -> pd.DataFrame:
     """A row of predictions for each utterance: `more` are columns of one value."""
-    return pd.DataFrame(
-        {
-            "utterance": utterances,
-            "speaker": data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy(),
-            **more,
-            "true": data.labels(utterances).astype(np.int8),
-            **{f"logit_{c}": logits[:, i] for i, c in enumerate(data.classes)},
-        }
-    )
+    own = {f"logit_{c}": logits[:, i] for i, c in enumerate(data.classes)}
+    columns = {"utterance": known["utterance"], "speaker": known["speaker"], **more, "true": known["true"]}
+    return pd.DataFrame({**columns, **own})
 
 
 def _schedule(name: str, steps: int) -> Callable[[int], float]:

@@ -2,15 +2,14 @@
 # "folds" a variant's training and its five-fold evaluation are one job. Each job is one papermill call
 # (foalkit.job) in a process of its own; a job is done when its record exists, and records are written last and
 # atomically (papermill reports a killed kernel as completed). A job runs again when the digest of the params that
-# shape it changes, not when a file is touched.
-#
-#   snakemake --cores 2 --config params=demo
+# shape it changes, or of the features, not when a file is touched. `foalkit grid` runs it twice: features, then all.
 
 import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
 from foalkit import UserError
+from foalkit.files import read_mapping
 from foalkit.params import load as _load
 
 try:
@@ -21,6 +20,12 @@ except UserError as error:
 OUT = P.folder
 SEEDS = P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
+# what the runs depend on: known when the features are made, which is why `foalkit grid` makes them before all else
+try:
+    PREPARED = read_mapping(P.folder / "preprocess.json")
+    FEATURES = {"manifest": PREPARED["manifest_digest"], **{s: f["digest"] for s, f in PREPARED["features"].items()}}
+except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    FEATURES = {}
 GPUS = P.training.processes if P.training.device != "cpu" else 0
 
 
@@ -31,6 +36,11 @@ def runs_of(protocol, variant):
         for fold in P.fold_numbers(protocol)
         for seed in SEEDS
     ]
+
+
+def features_of(variant):
+    """The digests of the manifest and of what a variant is trained on."""
+    return [FEATURES.get(name) for name in ["manifest", *P.variants[variant].streams]]
 
 
 def word(value):
@@ -95,6 +105,7 @@ if P.training.job == "fold":
             f"{OUT}/logs/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.log",
         params:
             digest=lambda w: P.digest(w.variant),
+            features=lambda w: features_of(w.variant),
         threads: P.training.threads * P.training.processes
         resources:
             gpu=GPUS,
@@ -134,6 +145,7 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
                 f"{OUT}/logs/03_five_fold-{_protocol}-{_variant}.log",
             params:
                 digest=P.digest(_variant),
+                features=features_of(_variant),
                 # for the shell line, which is made when the job starts: the loop is over then
                 protocol=_protocol,
                 variant=_variant,
@@ -161,11 +173,3 @@ rule ablation:
         "ablation tables and report"
     shell:
         papermill("04_ablation")
-
-
-onsuccess:
-    print(f"\nThe report is at {P.folder / 'report.html'}: open it in a browser.")
-
-
-onerror:
-    print(f"\nA job failed; what it said is above and in {OUT}/logs/. Running the same command again resumes.")

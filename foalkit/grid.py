@@ -23,10 +23,13 @@ NOISE = re.compile(
 def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROOT) -> int:
     """Run all that is missing of a params file, up to the report, and return Snakemake's exit status.
 
-    Locks that a killed grid left in `folder` are removed; those of a living one are respected. Raises UserError for
-    params that cannot be loaded.
+    Features come first, where they are not there or not of the files that lie there now: what is trained depends on
+    their digests. Locks that a killed grid left in `folder` are removed; those of a living one are respected. Raises
+    UserError for params that cannot be loaded.
     """
-    load(params, overrides)
+    from foalkit.features.data import up_to_date
+
+    p = load(params, overrides)
     call = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--cores", cores, "--keep-going"]
     call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
     if gpus := len(list(Path("/proc/driver/nvidia/gpus").glob("*"))):
@@ -37,22 +40,32 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     with (folder / ".snakemake" / "foalkit.lock").open("w") as living:
         _remove_dead_locks(folder, living)
         fcntl.flock(living, fcntl.LOCK_SH)
-        # Snakemake holds the lock too: it may outlive this process
-        how = {
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.STDOUT,
-            "text": True,
-            "errors": "replace",
-            "pass_fds": [living.fileno()],
-        }
-        with subprocess.Popen(call, cwd=folder, env={**os.environ, **THREADS}, **how) as grid:
-            try:
-                for line in grid.stdout:
-                    if not NOISE.match(line):
-                        print(line, end="", flush=True)
-            except KeyboardInterrupt:  # Snakemake has heard it too: it ends its jobs, then itself
-                pass
-            return grid.wait()
+        status, known = 0, (p.folder / "preprocess.json").exists()
+        if not (known and up_to_date(p)):
+            if known:
+                print("corpus, features or their settings have changed: preprocessing again", flush=True)
+                (p.folder / "preprocess.json").unlink()
+            status = _snakemake([*call, "--until", "preprocess"], folder, living)
+        status = status or _snakemake(call, folder, living)
+    if status:
+        print(f"\nA job failed; what it said is above and in {p.folder}/logs/. Running the same command again resumes.")
+    else:
+        print(f"\nThe report is at {p.folder}/report.html: open it in a browser.")
+    return status
+
+
+def _snakemake(call: list, folder: Path, living) -> int:
+    """Run it and print what is worth reading; it holds the lock too, since it may outlive this process."""
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    how |= {"pass_fds": [living.fileno()], "env": {**os.environ, **THREADS}, "cwd": folder}
+    with subprocess.Popen(call, **how) as grid:
+        try:
+            for line in grid.stdout:
+                if not NOISE.match(line):
+                    print(line, end="", flush=True)
+        except KeyboardInterrupt:  # Snakemake has heard it too: it ends its jobs, then itself
+            pass
+        return grid.wait()
 
 
 def _remove_dead_locks(folder: Path, living) -> None:

@@ -1,6 +1,7 @@
 """A params file's utterances and features: prepared once, shared by all params files that ask for the same."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from foalkit.features.build import build
 from foalkit.features.store import FeatureStore
 from foalkit.files import digest, file_digest, locked, read_mapping, write_json, write_parquet
 from foalkit.params import Params
+from foalkit.params.load import expand
 from foalkit.params.schema import Clip
 from foalkit.progress import progress
 from foalkit.results import records
@@ -73,6 +75,7 @@ def prepare(params: Params) -> Data:
     folder = params.folder
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
+        read_from = sources(params)
         table, left_out = read_manifest(params.corpus, root)
         table, bad = with_lengths(table, root)
         stores = {}
@@ -93,6 +96,7 @@ def prepare(params: Params) -> Data:
         info = {
             "params_digest": params.data_digest,
             "corpus": str(root),
+            "sources": read_from,
             "manifest_digest": digest(table.to_dict("list")),
             "files": {},
             "utterances": len(table),
@@ -108,6 +112,37 @@ def prepare(params: Params) -> Data:
             info["files"][name] = file_digest(folder / f"{name}.parquet")
         write_json(folder / "preprocess.json", info)
     return Data(table, left_out, stores, info, params.corpus.classes)
+
+
+def up_to_date(params: Params) -> bool:
+    """Whether what is prepared is of these params, and of the files as they lie there now.
+
+    Files that cannot be found now count as unchanged: results can be read where no corpus lies.
+    """
+    info = _prepared(params)
+    return info is not None and sources(params) in (None, info.get("sources"))
+
+
+def sources(params: Params) -> str | None:
+    """A digest of the names, sizes and times of change of all files that features are made from; None without them."""
+    places = [("corpus.root", params.corpus_folder)]
+    for stream, spec in params.features.items():
+        places += [
+            (f"features.{stream}.{k}", v) for k in ("folder", "model", "pretrained") if (v := getattr(spec, k, None))
+        ]
+    files = {}
+    for key, place in places:
+        try:
+            place = expand(place, key)
+        except UserError:  # its variable is not set
+            return None
+        found = (Path(folder, n) for folder, _, names in os.walk(place, followlinks=True) for n in names)
+        for file in [place] if place.is_file() else found:
+            stat = file.stat() if file.exists() else file.lstat()  # a link may lead nowhere
+            files[str(file)] = stat.st_size, stat.st_mtime_ns
+        if key == "corpus.root" and not files:
+            return None
+    return digest(files)
 
 
 def unnamed(outputs: Path) -> dict[Path, int]:

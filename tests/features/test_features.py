@@ -21,7 +21,7 @@ from foalkit import params
 from foalkit.corpora.manifest import read_manifest
 from foalkit.features import build, faces, media
 from foalkit.features import store as storing
-from foalkit.features.data import open_data, prepare
+from foalkit.features.data import open_data, prepare, sources, up_to_date
 from foalkit.features.encoders import make_encoder
 from foalkit.features.encoders.sound import LogMelEncoder
 from foalkit.features.media import square
@@ -485,6 +485,42 @@ def test_a_touched_file_of_the_same_bytes_is_not_made_again(world, calls):
     calls.clear()
     prepare(world)
     assert calls == []
+
+
+@pytest.mark.parametrize("edit", ["a label", "a film", "a film gone", "a film more"])
+def test_what_was_edited_after_preparing_is_noticed(world, tmp_path, edit):
+    root = tmp_path / "corpus"
+    assert not up_to_date(world)  # nothing is there
+    prepare(world)
+    assert up_to_date(world)
+    film = next(root.rglob("*.mp4" if list(root.rglob("*.mp4")) else "*.avi"))
+    if edit == "a label":
+        file = next(root.rglob("EmoEvaluation/*.txt"))
+        file.write_text(file.read_text().replace("\tang\t", "\tsad\t").replace("\tneu\t", "\tang\t"))
+    elif edit == "a film":
+        film.touch()
+    elif edit == "a film gone":
+        film.unlink()
+    else:
+        shutil.copy(film, film.with_stem("another"))
+    assert not up_to_date(world)
+
+
+def test_imported_features_and_weights_are_among_what_is_looked_at(world, tmp_path):
+    made = params.encoders.Imported(encoder="imported", folder=str(tmp_path / "made"), width=2)
+    more = world.model_copy(update={"features": {**world.features, "made": made}})
+    before = sources(more)
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "one.npy").write_bytes(b"1")
+    assert len({before, sources(more), sources(world)}) == 2
+
+
+def test_results_can_be_read_where_the_corpus_is_not(world, tmp_path, monkeypatch):
+    prepare(world)
+    (tmp_path / "corpus").rename(tmp_path / "elsewhere")
+    assert up_to_date(world)
+    unset = world.corpus.model_copy(update={"root": "$FOALKIT_NO_SUCH_VARIABLE/corpus"})
+    assert sources(world.model_copy(update={"corpus": unset})) is None
 
 
 def test_other_params_are_noticed(world, calls):

@@ -13,7 +13,7 @@ export GPU_JOBS
 SHELL := bash
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst ','\'',$(1))'
-.PHONY: help demo grid test bench lab lint lock clean clean-features
+.PHONY: help demo grid test test-machines bench lab lint lock clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,17 @@ grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-fro
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest
+
+# other processors, as far as one can be made to look like another: what its libraries then leave unused, and threads
+MACHINES := "THREADS=2" \
+	"THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Zen" \
+	"THREADS=2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES=X86_V3,X86_V4,AVX512_ICL"
+
+test-machines: $(BIN)/.installed  ## the tests of numbers as other processors compute them: half an hour
+	@failed=0; for machine in $(MACHINES); do echo "== $$machine"; eval "export $$machine"; \
+		env OMP_NUM_THREADS=$$THREADS MKL_NUM_THREADS=$$THREADS OPENBLAS_NUM_THREADS=$$THREADS $$machine \
+		$(BIN)/python -m pytest -q tests/models tests/training tests/features tests/puppets tests/results || failed=1; \
+	done; exit $$failed
 
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)

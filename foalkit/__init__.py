@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from foalkit import arithmetic
+
+arithmetic.limit_numpy()
+
 __version__ = "0.1.0"
 
 ROOT = Path(__file__).resolve().parent.parent

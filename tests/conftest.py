@@ -5,15 +5,17 @@ from pathlib import Path
 
 # As in the grid's jobs, and before NumPy and PyTorch count the cores: several threads share these small sums at a loss,
 # on a busy machine of fivefold the CPU time. What needs a number of threads sets it (training.threads).
-os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")} | dict(os.environ)
 
+from foalkit import ROOT, UserError, params  # before NumPy, which it limits to what all processors compute alike
+
+# isort: split
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 
-from foalkit import ROOT, UserError, params
 from foalkit.features.data import Data, open_data
 from foalkit.puppets import iemocap as puppets
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from foalkit import UserError
 from foalkit.features.reader import Reader
@@ -45,7 +46,8 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     frame_bytes = np.dtype(reader.dtype).itemsize * reader.width
     done = _resume(new / "log.jsonl", packed, keys, frame_bytes)
     rows = [row for row in table.to_dict("records") if row["utterance"] not in done]
-    with packed.open("ab") as data, (new / "log.jsonl").open("a", encoding="utf-8") as log:
+    alone = threadpool_limits(1, user_api="blas")  # its sums depend on how many threads share them
+    with alone, packed.open("ab") as data, (new / "log.jsonl").open("a", encoding="utf-8") as log:
         offset = data.tell() // frame_bytes
         results = _results(reader, rows, old, keys)
         for row, result in progress(results, f"features of {stream}", len(rows)):

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from foalkit import ROOT, UserError
+from foalkit import ROOT, UserError, arithmetic
 from foalkit.files import digest
 from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import difference, over, put, without_nulls
@@ -43,6 +43,8 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
         put(changed, key, value, where="overrides")
     result = _validated(changed, ledger, where)
     result = result.model_copy(update={"file": where})
+    if result.training.reproducible == "everywhere":
+        arithmetic.limit_torch()
     for variant in {v for names in result.ablation.values() for v in names}:
         result.for_variant(variant)  # a wrong setting of a row is refused before any work
     if not changes:

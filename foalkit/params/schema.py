@@ -170,7 +170,7 @@ class Loss(Strict):
 
 
 class Training(Strict):
-    """The loop. CPU runs with the same params, seed and `threads` give the same bytes on one machine."""
+    """The loop. CPU runs with the same params, seed and `threads` give the same bytes on one machine at least."""
 
     epochs: Count = Field(40, description="passes over the training side")
     batch: int = Field(64, ge=2, description="clips that one step sees, over all processes")
@@ -190,6 +190,9 @@ class Training(Strict):
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
     threads: Count = Field(1, description="CPU threads of a run")
+    reproducible: Literal["here", "everywhere"] = Field(
+        "here", description="everywhere: CPU runs give the same bytes on every x86-64 processor with AVX2, more slowly"
+    )
     job: Literal["fold", "folds"] = Field("fold", description="what one job of the grid trains of a variant")
 
 
@@ -304,6 +307,8 @@ class Params(Strict):
         # not how the classes are called or ordered: which labels are read decides which utterances there are
         asked = {**self.corpus.recordings, "labels": sorted(self.corpus.labels), "clip": self.clip.model_dump()}
         asked["encoder"] = spec.model_dump(exclude={"device", "batch", "summary"})
+        if hasattr(spec, "model") and self.training.reproducible == "everywhere":  # PyTorch's bytes
+            asked["reproducible"] = "everywhere"
         return f"{spec.encoder}-{digest(asked)}"
 
     @property
@@ -325,6 +330,8 @@ class Params(Strict):
         p = self.for_variant(variant)
         own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}[p.variants[variant].network]
         kept = p.model_dump(include={"clip", "folds", "training", *own})
+        if p.training.reproducible == "here":  # runs of before there was this key stay what they are
+            del kept["training"]["reproducible"]
         kept["corpus"] = p._corpus
         kept["network"] = p.variants[variant].network
         kept["starts_from"] = {v: self.digest(v) for v in p.variants[variant].starts_from}

@@ -24,7 +24,12 @@ _CORNERS = {  # (arousal, valence) -> controls of the prototype there; what is n
 def expression(arousal: float, valence: float) -> np.ndarray:
     """Return the controls (len(CONTROLS),) at a point of the plane: its four corners' prototypes blended."""
     shares = [(1 + a * arousal) * (1 + v * valence) / 4 for a, v in _CORNERS]
-    return np.array(shares) @ [[corner.get(name, 0.0) for name in CONTROLS] for corner in _CORNERS.values()]
+    return product(shares, [[corner.get(name, 0.0) for name in CONTROLS] for corner in _CORNERS.values()])
+
+
+def product(a, b) -> np.ndarray:
+    """Return `a @ b` as NumPy itself adds it up: a library of matrix products adds otherwise on another processor."""
+    return np.einsum("...i,ij->...j", a, b, optimize=False)
 
 
 def perform(rng: np.random.Generator, times: np.ndarray, turns: list[tuple], mouth: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.path import Path
 from matplotlib.transforms import IdentityTransform
 
-from foalkit.puppets.acting import CONTROLS
+from foalkit.puppets.acting import CONTROLS, product
 from foalkit.puppets.looks import BEHIND, HAIRLINES, Look
 
 PANEL = (240, 348)  # rows, columns of one actor's half of the picture
@@ -130,7 +130,7 @@ class Portrait:
             rim = np.array([(0.925 * w, ys[3]), (jaw * 1.01, ys[4] - 0.01), (xs[5], ys[5] - 0.02)])
             half = np.concatenate([inner[::-1], rim])
             self._shape(*_both(*half.T.tolist(), -0.50, -1.33 - drop), self._hair, 0.62)
-        corners = outline @ self._matrix + self._origin
+        corners = product(outline, self._matrix) + self._origin
         (left, low), (right, high) = corners.min(0), corners.max(0)
         rows = self.panel[0]
         return left - 0.22 * UNIT, rows - high - 0.36 * UNIT, right + 0.22 * UNIT, rows - low
@@ -287,7 +287,7 @@ class Portrait:
         self._stroke(np.stack([xs, ys], 1), None, depth)
 
     def _stroke(self, points, face, depth):
-        points = (points + np.multiply(self._shift, depth)) @ self._matrix + self._origin
+        points = product(points + np.multiply(self._shift, depth), self._matrix) + self._origin
         self._agg.draw_path(self._gc, Path(points), self._place, face)
 
 
@@ -312,7 +312,7 @@ _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], 1)
 
 def _smooth(points: np.ndarray, *, closed: bool = True) -> np.ndarray:
     """Return a Catmull-Rom curve through `points` (n, 2), six vertices to a span."""
-    return _spline(len(points), closed) @ points
+    return product(_spline(len(points), closed), points)
 
 
 @lru_cache(maxsize=64)

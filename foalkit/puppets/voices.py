@@ -72,7 +72,7 @@ VOICES = {
 def manner(arousal: float, valence: float) -> dict[str, float]:
     """Return the voice settings at a point of the arousal-valence plane, both in about [-1, 1]."""
     point = np.array([1.0, arousal, valence, arousal * valence])
-    return {name: float(np.dot(row, point)) for name, row in _MANNER.items()}
+    return {name: float((row * point).sum()) for name, row in _MANNER.items()}
 
 
 def speak(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from foalkit import ROOT, UserError, __version__
+from foalkit import ROOT, UserError, __version__, arithmetic
 from foalkit.files import file_digest, read_mapping, write_json, write_parquet
 from foalkit.params import Params
 
@@ -164,7 +164,7 @@ def missing_runs(params: Params, wanted: list[tuple[str, str]]) -> list[tuple[st
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, git commit and dirtiness, and the machine's kind (no names): what a number rests on."""
+    """Versions, git commit and dirtiness, the lock, and the machine (no names): what a number rests on."""
     from importlib.metadata import version
 
     return {
@@ -172,7 +172,8 @@ def provenance() -> dict[str, Any]:
         "commit": (_git("rev-parse", "HEAD") or "").strip() or None,
         "dirty": _dirty(),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
+        "machine": {"system": f"{platform.system()} {platform.machine()}", **arithmetic.machine()},
+        "lock": file_digest(lock)[:16] if (lock := ROOT / "requirements.lock").exists() else None,
         "packages": {p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")},
     }
 

@@ -39,6 +39,7 @@ class Result:
     parameters: int
     device: str
     seconds: float
+    cpu_seconds: float | None  # of this process; None in a record of before they were kept
 
 
 def train(
@@ -72,7 +73,7 @@ def train(
 
 
 def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
-    began, t = time.monotonic(), p.training
+    began, worked, t = time.monotonic(), time.process_time(), p.training
     on = processes.device if processes else device(t.device)
     torch.manual_seed(seed)
     np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
@@ -119,7 +120,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
             best = rank
             weights = {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
     predictions = pd.concat(kept, ignore_index=True)
-    spent = time.monotonic() - began
+    spent, worked = time.monotonic() - began, time.process_time() - worked
     net.load_state_dict(weights)
     return Result(
         history=pd.DataFrame(history),
@@ -131,6 +132,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
         parameters=sum(w.numel() for w in net.parameters()),
         device=on,
         seconds=spent,
+        cpu_seconds=worked,
     )
 
 

@@ -54,6 +54,7 @@ def save(
         "device": result.device,
         "history": result.history.astype(float).round(6).to_dict("records"),
         "seconds": round(result.seconds, 2),
+        "cpu_seconds": round(result.cpu_seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provenance": records.provenance(),
     }
@@ -92,6 +93,7 @@ def finished(params: Params, variant: str, fold: int, seed: int, protocol: str, 
         predictions=records.read_predictions(folder),
         absent=records.read_predictions(folder, "absent") if absent else pd.DataFrame({"utterance": []}),
         weights=records.read_weights(folder),
+        cpu_seconds=record.get("cpu_seconds"),
         **{name: record[name] for name in ("scores", "selection", "parameters", "device", "seconds")},
     )
 

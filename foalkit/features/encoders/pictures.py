@@ -20,7 +20,8 @@ class HogEncoder:
         self.identity = spec.model_dump(exclude={"region", "every"})
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255  # (T, H, W)
+        red, green, blue = np.moveaxis(frames.astype(np.float32), -1, 0)
+        grey = (np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue) / 255  # (T, H, W)
         dy, dx = np.gradient(grey, axis=(1, 2))
         position = (np.arctan2(dy, dx) % np.pi) / np.pi * self.bins
         low = np.floor(position)

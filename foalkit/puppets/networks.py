@@ -20,7 +20,7 @@ def small_wavlm(folder: Path, width: int) -> Path:
         num_conv_pos_embedding_groups=2,
         layerdrop=0.0,
     )
-    _save_once(folder, lambda target: WavLMModel(config).save_pretrained(target))
+    _save_once(folder, lambda target: _save(WavLMModel(config), target))
     return folder
 
 
@@ -39,7 +39,7 @@ def small_vit(folder: Path, width: int) -> Path:
     )
 
     def write(target: Path) -> None:
-        ViTForImageClassification(config).save_pretrained(target)
+        _save(ViTForImageClassification(config), target)
         ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(target)
 
     _save_once(folder, write)
@@ -65,6 +65,14 @@ def small_clip(folder: Path, width: int) -> tuple[str, str]:
     _save_once(folder, write)
     open_clip.add_model_config(folder / f"{name}.json")
     return name, str(folder / "weights.safetensors")
+
+
+def _save(network, target: Path) -> None:
+    # not save_pretrained: of processes that share a run only the first one's would write the weights
+    from safetensors.torch import save_model
+
+    network.config.save_pretrained(target)
+    save_model(network, target / "model.safetensors", metadata={"format": "pt"})
 
 
 def _save_once(folder: Path, write) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from foalkit.models import FoalNet, Unimodal
 from foalkit.params import Params
 from foalkit.progress import progress
 from foalkit.results import scoring
+from foalkit.training import unfinished
 from foalkit.training.gradients import add_gradients, precision
 from foalkit.training.networks import Net, Streams, build_net
 from foalkit.training.processes import Processes, launch
@@ -40,6 +42,7 @@ class Result:
     device: str
     seconds: float
     cpu_seconds: float | None  # of this process; None in a record of before they were kept
+    resumed: list[int]  # the epochs at which a killed run went on
 
 
 def train(
@@ -51,28 +54,30 @@ def train(
     protocol: str,
     processes: Processes | None = None,
     start: Start | None = None,
+    keep: Path | None = None,
 ) -> Result:
     """Train one variant on one fold and score every epoch on validation and test.
 
     `params` are the file's; the variant's settings are applied here. The test fold's logits are only kept:
-    nothing is chosen by them under the honest protocol. `start` is what `runs.first_weights` gives. With
-    `training.processes` above 1 the work is done by that many processes (`training.processes`). Raises UserError
-    when the loss stops being finite.
+    nothing is chosen by them under the honest protocol. `start` is what `runs.first_weights` gives, `keep` the folder
+    that `runs.unfinished` names: finished epochs are kept there, and a run that was killed goes on from the last of
+    them. With `training.processes` above 1 the work is done by that many processes (`training.processes`). Raises
+    UserError when the loss stops being finite.
     """
     if params.variants[variant].starts_from and not start:
         raise UserError(f"{variant} starts from other runs: give their weights (training.runs.first_weights)")
     p = params.for_variant(variant)
     if p.training.processes > 1 and processes is None:
-        return Result(**launch(params, variant, sides, seed, protocol))
+        return Result(**launch(params, variant, sides, seed, protocol, keep))
     threads = torch.get_num_threads()
     torch.set_num_threads(p.training.threads)  # CPU sums depend on how many threads share them
     try:
-        return _train(p, variant, data, sides, seed, protocol, processes, start)
+        return _train(p, variant, data, sides, seed, protocol, processes, start, keep)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
+def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> Result:
     began, worked, t = time.monotonic(), time.process_time(), p.training
     on = processes.device if processes else device(t.device)
     torch.manual_seed(seed)
@@ -91,8 +96,16 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
     labels = torch.tensor(data.labels(sides.train))
     held_out = {side: _known(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
-    kept, history, best, weights = [], [], None, {}
-    for epoch in progress(range(1, t.epochs + 1), f"{variant}, seed {seed}"):
+    kept, history, best, weights, resumed = [], [], None, {}, []
+    if keep and (before := unfinished.last(keep, net, optimiser, rng, processes)):
+        facts, weights, predictions = before
+        kept, history, best = [predictions], facts["history"], tuple(facts["best"])
+        resumed = [*facts["resumed"], facts["epoch"] + 1]
+        began, worked = began - facts["seconds"], worked - facts["cpu_seconds"]
+        rate.last_epoch = facts["epoch"] * steps // t.epochs
+        optimiser.param_groups[0]["lr"] = t.lr * _schedule(t.schedule, steps)(rate.last_epoch)
+    written = time.monotonic()
+    for epoch in progress(range(len(history) + 1, t.epochs + 1), f"{variant}, seed {seed}"):
         net.train()
         sums: dict[str, float] = {}  # loss terms over clips
         for step, rows in enumerate(_epoch_order(labels, t.sampler, rng).split(t.batch), 1):
@@ -119,6 +132,11 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
         if best is None or rank > best:
             best = rank
             weights = {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
+        if keep and epoch < t.epochs and _all(time.monotonic() - written > unfinished.EVERY, processes):
+            facts = {"epoch": epoch, "history": history, "best": best, "resumed": resumed}
+            facts |= {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - worked}
+            unfinished.keep(keep, net, optimiser, rng, weights, kept, facts, processes)
+            written = time.monotonic()
     predictions = pd.concat(kept, ignore_index=True)
     spent, worked = time.monotonic() - began, time.process_time() - worked
     net.load_state_dict(weights)
@@ -133,6 +151,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start) -> Result:
         device=on,
         seconds=spent,
         cpu_seconds=worked,
+        resumed=resumed,
     )
 
 
@@ -166,6 +185,13 @@ def predict(
                 raise UserError(f"utterance {silent}: every stream is masked, nothing is left to predict from")
             logits[some] = net(part).float()
     return (processes.reduce(logits) if processes else logits).cpu().numpy()
+
+
+def _all(yes: bool, processes: Processes | None) -> bool:
+    """Whether all processes say yes: their clocks differ, and what they do next they do together."""
+    if processes is None:
+        return yes
+    return bool(processes.reduce(torch.tensor([float(yes)], device=processes.device), "mean") == 1)
 
 
 def _held_out(net, data: Data, held_out: dict, epoch: int, params: Params, streams, processes) -> pd.DataFrame:

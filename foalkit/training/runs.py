@@ -1,6 +1,7 @@
 """Runs: trained, saved, read back; and the worker that `training.processes.launch` starts."""
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from foalkit import UserError
 from foalkit.corpora.folds import Split, check_coverage, split
 from foalkit.features import leaks
 from foalkit.features.data import Data, open_data
+from foalkit.files import digest
 from foalkit.params import Params
 from foalkit.progress import progress
 from foalkit.results import records
@@ -54,12 +56,22 @@ def save(
         "device": result.device,
         "history": result.history.astype(float).round(6).to_dict("records"),
         "seconds": round(result.seconds, 2),
+        "resumed": result.resumed,
         "cpu_seconds": round(result.cpu_seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provenance": records.provenance(),
     }
     folder = records.run_folder(params, protocol, variant, fold, seed)
-    return records.write_run(folder, record, result.predictions, result.weights, result.absent)
+    file = records.write_run(folder, record, result.predictions, result.weights, result.absent)
+    for kept in folder.glob("unfinished-*"):
+        shutil.rmtree(kept)
+    return file
+
+
+def unfinished(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data) -> Path:
+    """Where this run keeps its finished epochs until it has a record; another name for other params or features."""
+    made_of = [params.digest(variant), *_features(params, variant, data)]
+    return records.run_folder(params, protocol, variant, fold, seed) / f"unfinished-{digest(made_of)}"
 
 
 def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
@@ -69,7 +81,8 @@ def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data:
     sides = split(data.table, params, fold, protocol)
     leaks.check(data, sides, params.kinds)
     start = first_weights(params, variant, fold, seed, protocol)
-    result = train(params, variant, data, sides, seed, protocol, start=start)
+    keep = unfinished(params, variant, fold, seed, protocol, data)
+    result = train(params, variant, data, sides, seed, protocol, start=start, keep=keep)
     leaks.check_statistics(result.weights, data.stores, sides)
     return save(params, variant, fold, seed, protocol, data, sides, result)
 
@@ -83,8 +96,7 @@ def finished(params: Params, variant: str, fold: int, seed: int, protocol: str, 
     if not (folder / "record.json").exists():
         return None
     record = records.read_record(folder / "record.json")
-    features = {s: data.info["features"][s]["digest"] for s in params.variants[variant].streams}
-    now = (params.digest(variant), data.info["manifest_digest"], features)
+    now = (params.digest(variant), *_features(params, variant, data))
     if tuple(record.get(k) for k in ("params_digest", "manifest_digest", "feature_digests")) != now:
         return None
     absent = "absent_digest" in record
@@ -94,8 +106,15 @@ def finished(params: Params, variant: str, fold: int, seed: int, protocol: str, 
         absent=records.read_predictions(folder, "absent") if absent else pd.DataFrame({"utterance": []}),
         weights=records.read_weights(folder),
         cpu_seconds=record.get("cpu_seconds"),
+        resumed=record.get("resumed", []),
         **{name: record[name] for name in ("scores", "selection", "parameters", "device", "seconds")},
     )
+
+
+def _features(params: Params, variant: str, data: Data) -> tuple[str, dict[str, str]]:
+    """The digests of the manifest and of the features that a variant is trained on."""
+    streams = params.variants[variant].streams
+    return data.info["manifest_digest"], {s: data.info["features"][s]["digest"] for s in streams}
 
 
 def trained_before(params: Params, variant: str, fold: int, seed: int, protocol: str) -> str:
@@ -131,9 +150,10 @@ def _work(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     params, variant = Params.model_validate(job["params"]), job["variant"]
     processes = Processes(params.for_variant(variant).training.device)
+    keep = job["keep"] and Path(job["keep"])
     data = open_data(params, params.variants[variant].streams)
     try:
-        result = train(params, variant, data, Split(**job["sides"]), job["seed"], job["protocol"], processes)
+        result = train(params, variant, data, Split(**job["sides"]), job["seed"], job["protocol"], processes, keep=keep)
     except UserError as error:
         (folder / "error.txt").write_text(str(error), encoding="utf-8")
         raise SystemExit(1) from None

@@ -13,7 +13,7 @@ export GPU_JOBS
 SHELL := bash
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst ','\'',$(1))'
-.PHONY: help demo grid test test-machines bench lab lint lock clean clean-features
+.PHONY: help demo grid test test-machines bench lab lint lock expected clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ lint: $(BIN)/.installed  ## ruff, and the order of the library's rooms
 lock:  ## resolve requirements.lock anew for Linux and macOS, Python 3.11-3.13, without index addresses (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --fork-strategy fewest \
 		--no-header --no-annotate --quiet pyproject.toml -o requirements.lock
+
+expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/expected/demo.json, the README's table and picture
+	@$(BIN)/foalkit grid demo
+	@$(BIN)/foalkit grid demo "seeds=[0,1,2,3,4]"
+	@$(BIN)/foalkit grid demo "seeds=[0,1,2,3,4]" training.reproducible=here
+	@$(BIN)/python docs/make.py
 
 clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
 	@test -n "$(PARAMS)" || { echo "error: which params? make clean PARAMS=demo"; exit 1; }

@@ -42,8 +42,15 @@ def main(words: list[str] | None = None) -> int:
 
 def _grid(given) -> int:
     from foalkit import grid
+    from foalkit.params import load
 
-    return grid.run(given.params, " ".join(given.overrides), given.cores)
+    status = grid.run(given.params, " ".join(given.overrides), given.cores)
+    if status == 0:
+        from foalkit.report import expected
+
+        if said := expected.compare(load(given.params, given.overrides)):
+            print(said)
+    return status
 
 
 def _check(given) -> int:

@@ -13,7 +13,7 @@ export GPU_JOBS
 SHELL := bash
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst ','\'',$(1))'
-.PHONY: help demo grid test test-machines bench lab lint lock expected clean clean-features
+.PHONY: help demo grid test test-machines test-kills bench lab lint lock expected clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-machines: $(BIN)/.installed  ## the tests of numbers as other processors co
 		env OMP_NUM_THREADS=$$THREADS MKL_NUM_THREADS=$$THREADS OPENBLAS_NUM_THREADS=$$THREADS $$machine \
 		$(BIN)/python -m pytest -q tests/models tests/training tests/features tests/puppets tests/results || failed=1; \
 	done; exit $$failed
+
+KILLS ?= 20
+test-kills: $(BIN)/.installed  ## a small grid killed KILLS times at random moments, against one left in peace: ten minutes
+	@$(BIN)/python tests/kills.py $(KILLS)
 
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)

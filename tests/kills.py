@@ -89,20 +89,16 @@ def main(kills: int, seed: int) -> int:
             now = finished(outputs)
             faults += [f"kill {number}: {run} was lost or done again" for run, at in done.items() if now.get(run) != at]
             done = now
-            print(
-                f"kill {number}: {'in the middle' if alive else 'it was through'}, {len(done)} runs have a record",
-                flush=True,
-            )
+            when = "in the middle" if alive else "it was through"
+            print(f"kill {number}: {when}, {len(done)} runs have a record", flush=True)
             if not alive:  # from the start again, features and all
                 faults += differences(files, outputs)
-                subprocess.run(
-                    ["rm", "-rf", str(files["killed"].parent / "out"), str(files["killed"].parent / "features")]
-                )
+                for part in ("out", "features"):
+                    shutil.rmtree(files["killed"].parent / part)
                 done = {}
         if grid(files["killed"]).wait():
-            faults.append(
-                "the last grid failed: " + files["killed"].with_suffix(".log").read_text(encoding="utf-8")[-2000:]
-            )
+            log = files["killed"].with_suffix(".log").read_text(encoding="utf-8")
+            faults.append(f"the last grid failed: {log[-2000:]}")
         faults += differences(files, outputs)
         left = [f for f in files["killed"].parent.rglob("*") if ".part" in f.name or "unfinished" in f.name]
         faults += [f"left behind: {f.relative_to(folder)}" for f in left]

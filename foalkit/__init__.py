@@ -12,8 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 """The project's folder: notebooks/, params/ and outputs/ lie in it whatever the caller's directory."""
 
 
+def one_line(text: str) -> str:
+    """The text with what ends a line, moves a terminal's cursor or cannot be encoded as an escape (\\n, \\x1b)."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
     """What is wrong, in which file or key, and what to do about it, in one line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())  # it may quote a name from a file
 
     def _render_traceback_(self) -> list[str]:
         # IPython shows this in place of a traceback: the reader's mistake is not in our stack.

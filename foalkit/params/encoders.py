@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from foalkit.params.strict import Count, Strict
+from foalkit.params.strict import Count, Few, Line, Strict
 
 Kind = Literal["sound", "picture", "numbers"]
 Precision = Literal["fp32", "bf16"]
@@ -37,8 +37,10 @@ class Mfcc(Strict):
     window: Count = Field(400, description="samples of a frame")
     hop: Count = Field(160, description="samples from frame to frame")
     bands: Count = Field(40, description="mel filters")
-    start: float = Field(0.0, ge=0, description="where it begins, in seconds into the utterance")
-    seconds: float | None = Field(None, gt=0, description="how much is used, filled up with silence; null: all of it")
+    start: float = Field(0.0, ge=0, le=3600, description="where it begins, in seconds into the utterance")
+    seconds: float | None = Field(
+        None, gt=0, le=3600, description="how much is used, filled up with silence; null: all of it"
+    )
 
 
 class Waveform(Strict):
@@ -52,8 +54,8 @@ class Waveform(Strict):
 class WavLMWeights(Strict):
     """Which WavLM (transformers) is loaded, frozen or to be trained."""
 
-    model: str = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
-    revision: str | None = Field(None, description="the hub commit; needed for a hub name")
+    model: Line = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
+    revision: Line | None = Field(None, description="the hub commit; needed for a hub name")
     width: Count = Field(1024, description="numbers per frame, checked against the weights")
     summary: list[float] | None = Field(None, description="what wavlm_summary must give; null: not checked")
 
@@ -64,7 +66,7 @@ class WavLM(WavLMWeights):
     kind: ClassVar[Kind] = "sound"
     made_by: ClassVar[str] = "wavlm.WavLMEncoder"
     encoder: Literal["wavlm"]
-    layer: int = Field(-1, description="which of its hidden states; -1: the last")
+    layer: int = Field(-1, ge=-1000, le=1000, description="which of its hidden states; -1: the last")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
 
@@ -73,8 +75,8 @@ class FrameNetwork(Strict):
     """What the networks that see one frame at a time have in common."""
 
     kind: ClassVar[Kind] = "picture"
-    model: str = Field(description="the network's name, or `small` (seeded random weights, written on first use)")
-    revision: str | None = Field(None, description="the hub commit; needed for weights from a hub")
+    model: Line = Field(description="the network's name, or `small` (seeded random weights, written on first use)")
+    revision: Line | None = Field(None, description="the hub commit; needed for weights from a hub")
     width: Count = Field(768, description="numbers per frame, checked against the weights")
     region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
     every: Count = Field(1, description="use each n-th frame")
@@ -88,7 +90,7 @@ class ClipImages(FrameNetwork):
 
     made_by: ClassVar[str] = "frame_networks.ClipEncoder"
     encoder: Literal["clip"]
-    pretrained: str | None = Field(None, description="a hub repository, or a .safetensors file")
+    pretrained: Line | None = Field(None, description="a hub repository, or a .safetensors file")
 
 
 class Expression(FrameNetwork):
@@ -105,7 +107,7 @@ class Hog(Strict):
     kind: ClassVar[Kind] = "picture"
     made_by: ClassVar[str] = "pictures.HogEncoder"
     encoder: Literal["hog"]
-    size: Count = Field(64, description="pixels of each side that the picture is brought to")
+    size: Few = Field(64, description="pixels of each side that the picture is brought to")
     cell: Count = Field(8, description="pixels of each side of a cell")
     orientations: Count = Field(8, description="orientations, each a number per cell")
     region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
@@ -118,8 +120,8 @@ class Frames(Strict):
     kind: ClassVar[Kind] = "picture"
     made_by: ClassVar[str] = "pictures.FramesEncoder"
     encoder: Literal["frames"]
-    frames: Count = Field(30, description="how many, spread evenly over the utterance")
-    size: Count = Field(224, description="pixels of each side")
+    frames: Few = Field(30, description="how many, spread evenly over the utterance")
+    size: Few = Field(224, description="pixels of each side")
     region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
@@ -129,8 +131,10 @@ class Imported(Strict):
     kind: ClassVar[Kind] = "numbers"
     made_by: ClassVar[str] = "imported.ImportedFeatures"
     encoder: Literal["imported"]
-    folder: str = Field(description="where the files lie; $NAME is taken from the environment")
-    pattern: str = Field("{utterance}.npy", description="a file's place; names columns of the manifest")
+    folder: Line = Field(description="where the files lie; $NAME is taken from the environment")
+    pattern: Line = Field(
+        "{utterance}.npy", pattern=r"^([^{}]|\{[a-z]+\})+$", description="a file's place; names columns of the manifest"
+    )
     width: Count = Field(description="numbers per frame, checked in every file")
 
 

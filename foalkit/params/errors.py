@@ -1,6 +1,7 @@
 """One line for what a person got wrong in the params: which file or key, and the nearest valid one."""
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -10,42 +11,97 @@ from pydantic import BaseModel, ValidationError
 from foalkit import UserError
 
 TAGS = ("encoder", "kind", "reader")  # the keys that say which of several models a mapping is
+NO_KEYS = ("differs", "file")  # of Params, but not a file's to set
+LONGEST = 60  # characters of a value that is quoted
+QUOTED = r"'([^']*)'"  # pydantic's lists of what is known
+WORDS = {
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text; put it in quotes",
+    "list_type": "must be a list, as [a, b]",
+    "tuple_type": "must be a list of two, as [a, b]",
+    "dict_type": "must be a mapping, with a line `key: value` for each",
+    "model_type": "must be a mapping, with a line `key: value` for each",
+    "model_attributes_type": "must be a mapping, with a line `key: value` for each",
+    "invalid_key": "a key must be text; put it in quotes",
+    "too_short": "must hold at least {min_length}",
+    "too_long": "must hold {max_length} at most",
+    "string_pattern_mismatch": "must be a place that names columns in braces, as {{utterance}}.npy",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have {max_length} characters at most",
+}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean 'fold'?` for the closest of `known`, or a list of all of them."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:100], known, 1, cutoff=0.5)  # its time grows with the length
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """`unknown variant 'foalnet'; did you mean 'foal-net'?`"""
-    return f"unknown {what} {name!r}; {nearest(name, known)}"
+    return f"unknown {what} {_short(name)}; {nearest(name, known)}"
 
 
-def validate(kind: type[BaseModel], data: dict, where: str):
+def validate(kind: type[BaseModel], data: Any, where: str):
     """`data` as the model `kind`; raises UserError for the first key that is wrong, naming it and `where`."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        first, *others = error.errors()
         loc = [str(part) for part in first["loc"]]
         key = ".".join(_walk(kind, loc)[1])
         if first["type"] == "extra_forbidden":
             # a key may be right in another kind of the same place
-            hint = nearest(loc[-1], set(_walk(kind, loc[:-1])[0]) - {loc[-1]})
-            raise UserError(f"{where}: unknown key {key!r}; {hint}") from None
+            known = [k for k in _walk(kind, loc[:-1])[0] if k not in (loc[-1], *NO_KEYS)]
+            hint = nearest(loc[-1], dict.fromkeys(known))
+            raise UserError(f"{where}: unknown key {_short(key)}; {hint}") from None
         if first["type"] == "missing":
             raise UserError(f"{where}: the key {key!r} is missing") from None
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "string_pattern_mismatch":
-            message = (
-                "a name is made of letters, digits, dots, hyphens and underscores, beginning with one of the first two"
-            )
-        got = "" if isinstance(first["input"], dict | BaseModel) else f", got {first['input']!r}"
-        raise UserError(f"{where}: {key + ': ' if key else ''}{message}{got}{more}") from None
+        if loc[-1:] == ["bool"]:  # or a word: pydantic says both
+            word = next((e for e in others if e["loc"][:-1] == first["loc"][:-1]), first)
+            first, others = word, [e for e in others if e is not word]
+        if first["type"] == "union_tag_not_found":
+            raise UserError(f"{where}: the key '{key}.{_tag(first)}' is missing") from None
+        more = f" (and {len(others)} more)" if others else ""
+        got = "" if isinstance(first["input"], dict | BaseModel) else f", got {_short(first['input'])}"
+        said, of_model = _said(first), isinstance(first["input"], dict | BaseModel) and first["type"] == "value_error"
+        if first["type"] == "union_tag_invalid":
+            key, got = f"{key}.{_tag(first)}", ""
+        # what a model says of itself begins with the key within it
+        place = f"{key}{'.' if of_model else ': '}" if key else ""
+        raise UserError(f"{where}: {place}{said}{got}{_hint(first)}{more}") from None
+
+
+def _tag(error: Any) -> str:
+    return error["ctx"]["discriminator"].strip("'")
+
+
+def _said(error: Any) -> str:
+    """What pydantic says of a value, as a person would say it."""
+    about = error.get("ctx", {})
+    if error["type"] == "union_tag_invalid":
+        return f"unknown {_tag(error)} {_short(about['tag'])}"
+    if error["type"] == "literal_error":
+        also = "true, false or " if str(error["loc"][-1]).startswith("literal[") else ""  # of a union with bool
+        return f"must be {also}{about['expected']}"
+    if error["type"] in WORDS:
+        return WORDS[error["type"]].format(**about)
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+
+
+def _hint(error: Any) -> str:
+    """The nearest of the words that may stand there."""
+    known = {"union_tag_invalid": "expected_tags", "literal_error": "expected"}.get(error["type"])
+    value = error["ctx"].get("tag", error["input"]) if known else None
+    return f"; {nearest(value, re.findall(QUOTED, error['ctx'][known]))}" if isinstance(value, str) else ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
 
 
 def _walk(kind: Any, loc: list[str]) -> tuple[list[str], list[str]]:
@@ -70,8 +126,8 @@ def _walk(kind: Any, loc: list[str]) -> tuple[list[str], list[str]]:
             return _walk(tagged[0], loc[1:])
         walked = [_walk(m, loc) for m in models]
         return sorted({key for keys, _ in walked for key in keys}), walked[0][1]
-    else:
-        return [], loc
+    else:  # a list's places count, the kinds of a union do not
+        return [], [part for part in loc if part.isdigit()]
     keys, rest = _walk(inner, loc[1:])
     return keys, [loc[0], *rest]
 

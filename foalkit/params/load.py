@@ -2,19 +2,18 @@
 
 import copy
 import json
-import os
 import re
 import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from foalkit import ROOT, UserError, arithmetic
 from foalkit.files import digest
 from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import difference, over, put, without_nulls
-from foalkit.params.rows import LedgerRow, PublishedRow
+from foalkit.params.reading import expand as expand  # for other rooms, too
+from foalkit.params.reading import read_file, read_value
+from foalkit.params.rows import LedgerRow, PublishedRow, Variant
 from foalkit.params.schema import Params
 
 NOT_SETTINGS = ("variants", "ledger", "published")  # the files in params/ that are no params files
@@ -71,9 +70,8 @@ def params_files() -> list[str]:
 
 def read_ledger() -> dict[int, LedgerRow]:
     """The ledger's rows by number, from params/ledger.yaml."""
-    return {
-        number: LedgerRow.model_validate(row) for number, row in _read_yaml(ROOT / "params" / "ledger.yaml").items()
-    }
+    rows = read_file(ROOT / "params" / "ledger.yaml")
+    return {number: validate(LedgerRow, row, f"ledger.yaml: {number}") for number, row in rows.items()}
 
 
 def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[PublishedRow]:
@@ -82,31 +80,23 @@ def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[Publ
     Raises UserError naming corpus, system and key of a row that is not whole.
     """
     rows = []
-    for corpus, blocks in _read_yaml(file).items():
-        for block in blocks:
+    for corpus, blocks in read_file(file).items():
+        for block in blocks if isinstance(blocks, list) else [blocks]:
+            if not isinstance(block, dict) or not isinstance(block.get("rows"), list):
+                raise UserError(f"{file.name}: {corpus}: expected a list of blocks, each with a list of `rows:`")
             common = {k: v for k, v in block.items() if k != "rows"}
             for row in block["rows"]:
-                where = f"{file.name}: {corpus}: {row.get('system', 'a row without system')}"
-                rows.append(validate(PublishedRow, {"corpus": corpus, **common, **row}, where))
+                name = row.get("system", "a row without system") if isinstance(row, dict) else "a row"
+                whole = {"corpus": corpus, **common, **row} if isinstance(row, dict) else row
+                rows.append(validate(PublishedRow, whole, f"{file.name}: {corpus}: {name}"))
     return rows
-
-
-def expand(path: str, what: str) -> Path:
-    """An absolute path from one that may start in the project and name $VARIABLES.
-
-    Raises UserError when a variable is not set.
-    """
-    missing = [n for n in re.findall(r"\$\{?(\w+)", path) if n not in os.environ]
-    if missing:
-        raise UserError(f"{what} is {path}, but ${missing[0]} is not set: export {missing[0]}=<folder>")
-    return ROOT / Path(os.path.expandvars(path)).expanduser()
 
 
 def _file(path: Path, ledger: dict[int, LedgerRow]) -> dict:
     """What the file says, over its base, with the variants it may name."""
-    data = _read_yaml(path)
+    data = read_file(path)
     if data.get("base") is not None:
-        base = _read_yaml(_known_file(str(data["base"]), f"{path.name}: base"))
+        base = read_file(_known_file(str(data["base"]), "base", f"{path.name}: "))
         if "base" in base:
             raise UserError(f"{path.name}: base {data['base']!r} has a base itself; one level is enough")
         data = over({k: v for k, v in base.items() if k not in ("name", "outputs")}, data)
@@ -114,8 +104,12 @@ def _file(path: Path, ledger: dict[int, LedgerRow]) -> dict:
     for own in ("differs", "file"):
         if own in data:
             raise UserError(f"{path.name}: unknown key {own!r}")
-    data = {"name": path.stem, "outputs": f"outputs/{path.stem}", **data}
-    known = {**_read_yaml(ROOT / "params" / "variants.yaml"), **_ledger_variants(ledger)}
+    own = {"name": path.stem, "outputs": f"outputs/{path.stem}"}
+    data = {**data, **{key: data[key] if data.get(key) is not None else value for key, value in own.items()}}
+    known = read_file(ROOT / "params" / "variants.yaml")
+    for name, variant in known.items():
+        validate(Variant, variant, f"variants.yaml: {name}")
+    known |= _ledger_variants(ledger)
     data["variants"] = over(known, data.get("variants") or {})
     return data
 
@@ -131,10 +125,7 @@ def _changes(overrides: str | typing.Sequence[str]) -> dict[str, Any]:
             raise UserError(f"override {item!r}: write key=value, for example training.epochs=2; null drops a key")
         if key.split(".")[0] in ("name", "differs", "base", "file"):
             raise UserError(f"override {item!r}: {key} cannot be overridden")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"override {item!r}: {value!r} is not a value") from None
+        changes[key] = read_value(value, f"override {key}")
     return changes
 
 
@@ -156,10 +147,10 @@ def _short(changes: dict[str, Any], differs: dict[str, Any]) -> str:
     return name if plain and len(name) <= LONGEST else digest(differs)[:8]
 
 
-def _known_file(name: str, what: str) -> Path:
+def _known_file(name: str, what: str, where: str = "") -> Path:
     """params/<name>.yaml; raises UserError, naming the nearest, where there is none."""
     if name not in (known := params_files()):
-        raise UserError(unknown(what, name, known))
+        raise UserError(where + unknown(what, name, known))
     return ROOT / "params" / f"{name}.yaml"
 
 
@@ -183,17 +174,3 @@ def _preset(ledger: dict[int, LedgerRow], name: Any) -> dict:
         for key, value in row.set.get(str(name), {}).items():
             put(settings, key, value, where="ledger")
     return settings
-
-
-def _read_yaml(path: Path) -> dict:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such params file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a text file ({type(error).__name__})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected `key: value` lines at the top level")
-    return data

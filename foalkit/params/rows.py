@@ -1,12 +1,15 @@
 """Rows of tables that files hold: the ablation's variants, the ledger, the registry of printed results."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from foalkit.params.strict import Name, Stream, Strict
+from foalkit.params.strict import Line, Name, Stream, Strict
 
 Preset = Literal["ours", "paper", "code"]
+OWN = ("model", "cfn_sr", "loss", "training")  # what may differ between rows: they share corpus, features and folds
+Percent = Annotated[float, Field(ge=0, le=100)] | None
+Printed = Annotated[tuple[Percent, Percent], Field(strict=False)]  # a list in YAML
 Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
 
 
@@ -14,16 +17,24 @@ class Variant(Strict):
     """One row of the ablation: the question it answers, its streams, and what it sets."""
 
     question: str
-    label: str
-    modality: str  # A, V or A+V
+    label: Line
+    modality: Line  # A, V or A+V
     streams: list[Stream] = Field(min_length=1)  # the first one asks and is asked as the paper's audio
     network: Literal["foal-net", "cfn-sr"] = "foal-net"  # whose one- or two-stream network the streams enter
     starts_from: list[Name] = []  # the variants whose runs of the same fold and seed give the first weights
     set: dict[str, Any] = {}  # settings of its own, by dotted key
     # method → (UA, WA) in percent, as printed; null: not printed
-    published: dict[str, tuple[float | None, float | None]] = {}
+    published: dict[Line, Printed] = {}
     note: str = ""
     ledger: int | None = None  # the ledger's row it belongs to: compared with foal-net, never printed
+
+    @field_validator("set")
+    @classmethod
+    def _sets_its_own(cls, value):
+        for key in value:
+            if key.split(".")[0] not in OWN:
+                raise ValueError(f"{key}: is the same for all rows; a row may set {', '.join(OWN)}")
+        return value
 
 
 class LedgerRow(Strict):
@@ -41,12 +52,12 @@ class LedgerRow(Strict):
 class PublishedRow(Strict):
     """A printed result (params/published.yaml): UA and WA (accuracy) in percent, and how the epoch was chosen."""
 
-    system: str
+    system: Line
     year: int | None = None  # null: our own
-    corpus: str
-    modality: str
-    ua: float | None = Field(None, ge=0, le=100)
-    wa: float | None = Field(None, ge=0, le=100)
+    corpus: Line
+    modality: Line
+    ua: Percent = None
+    wa: Percent = None
     protocol: Selected
     folds: str = ""
     parameters: float | None = Field(None, gt=0)  # millions

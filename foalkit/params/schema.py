@@ -1,6 +1,7 @@
 """The models of a params file: everything that a run depends on, each key with its meaning."""
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,8 +12,9 @@ from foalkit.files import digest
 from foalkit.params.encoders import Device, Features, Kind, Precision, WavLMWeights
 from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import at, over, put, without_nulls
+from foalkit.params.reading import expand
 from foalkit.params.rows import Preset, Variant
-from foalkit.params.strict import Count, Name, Seed, Share, Stream, Strict
+from foalkit.params.strict import Count, Few, Line, Name, Seed, Share, Stream, Strict, Weight
 
 Protocol = Literal["honest", "published"]
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
@@ -22,7 +24,7 @@ class Puppets(Strict):
     """The generated corpus in IEMOCAP's layout (foalkit.puppets.iemocap)."""
 
     seed: Seed = Field(1, description="another seed, another corpus")
-    turns_per_session: int = Field(90, ge=8, description="labelled turns of each of the five sessions")
+    turns_per_session: int = Field(90, ge=8, le=10_000, description="labelled turns of each of the five sessions")
 
 
 class PuppetTakes(Strict):
@@ -40,14 +42,19 @@ class Recordings(Strict):
         None  # the corpus's name in params/published.yaml, and the classes there
     )
     root: str = Field("", description="its folder; $NAME is of the environment; a generated corpus needs none")
-    labels: dict[str, str] = Field(description="the corpus's label → class; utterances of other labels are left out")
-    classes: list[str] = Field(min_length=2)
+    labels: dict[Line, Line] = Field(description="the corpus's label → class; utterances of other labels are left out")
+    classes: list[Line] = Field(min_length=2, max_length=100)
     """the classes in the order of the logits"""
 
     @model_validator(mode="after")
     def _is_whole(self):
-        if set(self.labels.values()) != set(self.classes):
-            raise ValueError(f"labels map to {sorted(set(self.labels.values()))}, classes are {self.classes}")
+        if twice := [c for c in self.classes if self.classes.count(c) > 1]:
+            raise ValueError(f"classes: {twice[0]!r} stands twice")
+        for label, name in self.labels.items():
+            if name not in self.classes:
+                raise ValueError(f"labels.{label}: {unknown('class', name, self.classes)}")
+        if unused := [c for c in self.classes if c not in self.labels.values()]:
+            raise ValueError(f"classes: no label maps to {unused[0]!r}")
         if not self.root and self.generate is None:
             raise ValueError("root: say where the recordings lie")
         return self
@@ -83,7 +90,7 @@ Corpus = Annotated[Iemocap | Ravdess, Field(discriminator="reader")]
 class Clip(Strict):
     """The part of an utterance that is used."""
 
-    seconds: float = Field(6.0, gt=0, description="how long at most (paper: 6 s)")
+    seconds: float = Field(6.0, gt=0, le=3600, description="how long at most (paper: 6 s)")
     part: Literal["first", "centre", "all"] = Field("first", description="its first or central seconds, or all of it")
 
     def window(self, length: float) -> tuple[float, float]:
@@ -112,9 +119,9 @@ class ConvInput(Strict):
 
     kind: Literal["conv"]
     width: Count = Field(description="numbers per frame that come out")
-    layers: Count = Field(3, description="convolutions")
-    stride: Count = Field(4, description="frames that enter for one that comes out, a power of two")
-    kernel: Count = Field(5, description="frames that a convolution sees")
+    layers: Few = Field(3, description="convolutions")
+    stride: Few = Field(4, description="frames that enter for one that comes out, a power of two")
+    kernel: Few = Field(5, description="frames that a convolution sees")
     dropout: Share = Field(0.1, description="after each convolution")
 
 
@@ -132,8 +139,8 @@ InputLayer = Annotated[NoInput | LinearInput | ConvInput | FineTuned, Field(disc
 class Model(Strict):
     """Foal-Net's sizes (paper section 2 and released code)."""
 
-    layers: Count = Field(2, description="layers of each cross-attention stack")
-    heads: Count = Field(4, description="attention heads; they divide the streams' widths")
+    layers: Few = Field(2, description="layers of each cross-attention stack")
+    heads: Few = Field(4, description="attention heads; they divide the streams' widths")
     dropout: Share = Field(0.1, description="in the fusion")
     projection_dim: Count = Field(512, description="width of AVEL's space")
     projection_dropout: Share = Field(0.5, description="in AVEL's projections")
@@ -146,26 +153,37 @@ class CfnSr(Strict):
     block: bool = Field(True, description="the cross-modal block; without it the branches are only spliced")
     residual: bool = Field(True, description="add the video branch to what the block makes of it")
     batch_summed_attention: bool = Field(False, description="the released code's maps, summed over the batch")
-    crop: tuple[float, float] = Field((0.8, 1.4), description="the random crop's share; above 1 it is the whole")
+    crop: tuple[float, float] = Field(
+        (0.8, 1.4), strict=False, description="the random crop's share; above 1 it is the whole"
+    )
     flip: Share = Field(0.5, description="chance that a clip is mirrored")
+
+    @field_validator("crop")
+    @classmethod
+    def _is_a_range(cls, value):
+        if not 0 < value[0] <= value[1] <= 10:
+            raise ValueError("must be a range [low, high] above 0, up to 10")
+        return value
 
 
 class Loss(Strict):
     """L = cross-entropy + avel · L_AVEL + mem · L_MEM, with the ledger's rows 1-4."""
 
-    avel: float = Field(1.0, ge=0, description="weight of L_AVEL (ledger 4)")
-    mem: float = Field(0.1, ge=0, description="weight of L_MEM (ledger 4)")
+    avel: Weight = Field(1.0, description="weight of L_AVEL (ledger 4)")
+    mem: Weight = Field(0.1, description="weight of L_MEM (ledger 4)")
     hard_negatives: Literal["argmax", "multinomial"] = Field("argmax", description="MEM's negative (ledger 1)")
-    temperature: float = Field(2.659, gt=0, description="AVEL's divisor at the start (ledger 2)")
+    temperature: float = Field(2.659, gt=0, le=1000, description="AVEL's divisor at the start (ledger 2)")
     learn_temperature: bool = Field(True, description="whether it is trained with the rest")
-    temperature_range: tuple[float, float] | None = Field(None, description="limits of a learned one (ledger 2)")
+    temperature_range: tuple[float, float] | None = Field(
+        None, strict=False, description="limits of a learned one (ledger 2)"
+    )
     normalise_targets: bool | Literal["matched"] = Field(False, description="by the row's positives (ledger 3)")
 
     @model_validator(mode="after")
     def _temperature_in_range(self):
         low, high = self.temperature_range or (self.temperature, self.temperature)
         if not 0 < low <= self.temperature <= high:
-            raise ValueError(f"temperature {self.temperature} is not in temperature_range [{low}, {high}]")
+            raise ValueError(f"temperature: {self.temperature} is not in temperature_range [{low}, {high}]")
         return self
 
 
@@ -173,12 +191,12 @@ class Training(Strict):
     """The loop. CPU runs with the same params, seed and `threads` give the same bytes on one machine at least."""
 
     epochs: Count = Field(40, description="passes over the training side")
-    batch: int = Field(64, ge=2, description="clips that one step sees, over all processes")
+    batch: int = Field(64, ge=2, le=1_000_000, description="clips that one step sees, over all processes")
     micro_batch: Count | None = Field(None, description="clips at once through the input layers; null: all")
-    processes: Count = Field(1, description="GPUs (or CPU processes) that share a batch")
-    local_batch: int | None = Field(None, ge=2, description="losses on such shares of a batch (ledger 5)")
-    lr: float = Field(1e-4, gt=0, description="AdamW's learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay; 0: Adam")
+    processes: Few = Field(1, description="GPUs (or CPU processes) that share a batch")
+    local_batch: int | None = Field(None, ge=2, le=1_000_000, description="losses on such shares of a batch (ledger 5)")
+    lr: float = Field(1e-4, gt=0, le=1_000_000, description="AdamW's learning rate")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's weight decay; 0: Adam")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: after a warm-up (ledger 7)")
     sampler: Literal["balanced", "shuffle"] = Field(
         "balanced", description="drawn by class, or each clip once (ledger 11)"
@@ -189,7 +207,7 @@ class Training(Strict):
     standardise: list[Stream] = Field([], description="streams brought to zero mean, unit deviation")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
-    threads: Count = Field(1, description="CPU threads of a run")
+    threads: Few = Field(1, description="CPU threads of a run")
     reproducible: Literal["here", "everywhere"] = Field(
         "here", description="everywhere: CPU runs give the same bytes on every x86-64 processor with AVX2, more slowly"
     )
@@ -200,23 +218,28 @@ class Folds(Strict):
     """Which groups are held out: IEMOCAP's sessions one by one, or RAVDESS's actors by the list."""
 
     by: Literal["session", "speaker"] = Field("session", description="the manifest's column that the groups name")
-    groups: list[list[str]] = Field(min_length=2, description="the sessions or speakers that each fold holds out")
-    published: Count | None = Field(None, description="how many the published protocol tests; null: all")
+    groups: list[Annotated[list[Line], Field(min_length=1)]] = Field(
+        min_length=2, description="the sessions or speakers that each fold holds out"
+    )
+    published: Few | None = Field(None, description="how many the published protocol tests; null: all")
 
     @model_validator(mode="after")
     def _no_more_than_there_are(self):
         if (self.published or 0) > len(self.groups):
             raise ValueError(f"published: {self.published} of {len(self.groups)} groups")
+        every = [g for group in self.groups for g in group]
+        if twice := [g for g in every if every.count(g) > 1]:
+            raise ValueError(f"groups: {twice[0]!r} is held out twice")
         return self
 
 
 class Params(Strict):
     """Everything a run depends on; unknown keys are errors that name the nearest valid one."""
 
-    name: str = Field(description="the file's name")
+    name: Line = Field(description="the file's name")
     about: str = Field(description="what it is for")
     ledger: Preset = Field("ours", description="the ledger's column that stands under the file")
-    outputs: str = Field(description="the folder that runs and report are written to, in the project or absolute")
+    outputs: Line = Field(description="the folder that runs and report are written to, in the project or absolute")
     corpus: Corpus
     clip: Clip = Clip()
     features: dict[Stream, Features] = Field(min_length=1, description="the streams by name")
@@ -234,16 +257,39 @@ class Params(Strict):
 
     @field_validator("outputs")
     @classmethod
-    def _is_no_shared_folder(cls, value):
-        if Path(value).name in (*SHARED, "", ".."):
-            raise ValueError(f"{value!r} cannot be outputs: {', '.join(SHARED)} hold what params files share")
-        return value
+    def _is_a_folder_of_its_own(cls, value):
+        try:
+            folder = Path(os.path.normpath(expand(value, "it")))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        inside = folder.is_relative_to(ROOT) and folder.relative_to(ROOT).parts
+        if folder.name in SHARED:
+            raise ValueError(f"{', '.join(SHARED)} hold what params files share, so choose another name")
+        if ROOT.is_relative_to(folder):
+            raise ValueError("holds the project itself; choose a folder in outputs/, or one outside the project")
+        if inside and (len(inside) < 2 or inside[0] != "outputs"):
+            raise ValueError("must be below outputs/, or an absolute path outside the project")
+        if not inside and not Path(os.path.expandvars(value)).expanduser().is_absolute():
+            raise ValueError("leaves the project; write an absolute path for that")
+        if len(folder.parts) < 3:
+            raise ValueError(f"what params files share would lie beside it, in {folder.parent}; choose a folder in it")
+        if "{" in str(folder) or "}" in str(folder):
+            raise ValueError("must not have { or } in it, which the grid fills in")
+        if max(len(os.fsencode(part)) for part in folder.parts) > 150:
+            raise ValueError("a name in it is longer than 150 bytes")
+        return str(folder.relative_to(ROOT) if inside else folder)
 
     @model_validator(mode="after")
     def _names_exist(self):
         for what, names in {"seeds": self.seeds, **{f"ablation.{p}": n for p, n in self.ablation.items()}}.items():
             if twice := [n for n in names if names.count(n) > 1]:
                 raise ValueError(f"{what}: {twice[0]} stands twice")
+        rows = list(dict.fromkeys(name for names in self.ablation.values() for name in names if name in self.variants))
+        for what, told in {"name": str.casefold, "label": lambda name: self.variants[name].label}.items():
+            first: dict[str, str] = {}  # a folder's name on some systems, and a table's column
+            for name in rows:
+                if (other := first.setdefault(told(name).replace("-", "_"), name)) != name:
+                    raise ValueError(f"ablation: the {what}s of {other} and {name} are too alike to be told apart")
         for protocol, names in self.ablation.items():
             for name in names:
                 if name not in self.variants:

@@ -2,6 +2,10 @@ PYTHON ?= python3
 PARAMS ?= demo
 OVERRIDES ?=
 CORES ?= all
+# they are text: make would replace what follows a $ in them
+override PARAMS := $(value PARAMS)
+override OVERRIDES := $(value OVERRIDES)
+override CORES := $(value CORES)
 BIN := .venv/bin
 # one thread per job, as in the grid
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -11,8 +15,12 @@ GPU_JOBS ?= 1
 export GPU_JOBS
 
 SHELL := bash
+define newline
+
+
+endef
 # a value as one word of a shell line, whatever stands in it
-quoted = '$(subst ','\'',$(1))'
+quoted = '$(subst $(newline),'$$'\n'',$(subst ','\'',$(1)))'
 .PHONY: help demo grid test test-machines test-kills bench lab lint lock expected clean clean-features
 
 help:  ## this list
@@ -65,8 +73,9 @@ expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/
 	@$(BIN)/python docs/make.py
 
 clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
-	@test -n "$(PARAMS)" || { echo "error: which params? make clean PARAMS=demo"; exit 1; }
-	rm -rf "outputs/$(PARAMS)"
+	@case $(call quoted,$(PARAMS)) in ''|.|..|*/*|features|corpora|weights) \
+		echo "error: which params? make clean PARAMS=demo removes outputs/demo"; exit 1;; esac
+	rm -rf outputs/$(call quoted,$(PARAMS))
 
 clean-features: $(BIN)/.installed  ## list the features, face boxes and corpora that no outputs name; REMOVE=yes removes them
 	@$(BIN)/foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from foalkit import ROOT, devices
 from foalkit.params import load
+from foalkit.results.records import claim
 
 # one thread per job: the grid runs as many jobs as there are cores
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -25,11 +26,12 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
 
     Features come first, where they are not there or not of the files that lie there now: what is trained depends on
     their digests. Locks that a killed grid left in `folder` are removed; those of a living one are respected. Raises
-    UserError for params that cannot be loaded.
+    UserError for params that cannot be loaded, and for an outputs folder that is not theirs.
     """
     from foalkit.features.data import up_to_date
 
     p = load(params, overrides)
+    claim(p)  # before anything is written there
     call = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--cores", cores, "--keep-going"]
     call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
     if gpus := len(list(Path("/proc/driver/nvidia/gpus").glob("*"))):

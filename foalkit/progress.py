@@ -1,5 +1,6 @@
 """One progress line for long work: live where a person watches, a short kept line in batch."""
 
+import html
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -56,7 +57,8 @@ class _Line:
         return self.text
 
     def _repr_html_(self) -> str:
+        text = html.escape(self.text)
         return (
             f'<div style="font-family:monospace"><progress value="{self.share:.3f}" max="1" '
-            f'aria-label="{self.text}"></progress> {self.text}</div>'
+            f'aria-label="{text}"></progress> {text}</div>'
         )

@@ -9,6 +9,8 @@ import pandas as pd
 from foalkit import UserError
 
 LABEL_LINE = re.compile(r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]")
+# what an id may be: the speaker is read from it, and a file's name made of it
+UTTERANCE = re.compile(r"Ses\d\d[FM]_\w+_[FM]\w*", re.ASCII)
 CROPS = {"left": (52, 112, 256, 256), "right": (412, 112, 256, 256)}  # x, y, width, height of 720×480
 COUNTS = {  # the four-class set of the literature, 5 531 utterances
     "emotion": {"happy": 1636, "neutral": 1708, "sad": 1084, "angry": 1103},
@@ -39,7 +41,9 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
             start, end, utterance, label = float(match[1]), float(match[2]), match[3], match[4]
             audio = session / "sentences" / "wav" / dialogue / f"{utterance}.wav"
             reason = (
-                f"{file.name} line {number}: utterance {utterance} is not of dialogue {dialogue}"
+                f"{file.name} line {number}: {utterance!r} is no utterance's id, as Ses01F_impro01_F000 is"
+                if not UTTERANCE.fullmatch(utterance)
+                else f"{file.name} line {number}: utterance {utterance} is not of dialogue {dialogue}"
                 if utterance.rsplit("_", 1)[0] != dialogue
                 else f"{file.name} line {number}: utterance {utterance} stands twice; the first line is used"
                 if utterance in seen
@@ -93,8 +97,11 @@ def _face_boxes(file: Path) -> dict[tuple[str, str], tuple[int, int, int, int]]:
     # only the puppets know where their faces are; the real release has no such file
     if not file.exists():
         return {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        return {
-            (r["dialogue"], r["side"]): (int(r["x"]), int(r["y"]), int(r["width"]), int(r["height"]))
-            for r in csv.DictReader(lines)
-        }
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return {
+                (r["dialogue"], r["side"]): (int(r["x"]), int(r["y"]), int(r["width"]), int(r["height"]))
+                for r in csv.DictReader(lines)
+            }
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{file}: not a table of face boxes ({error!r}); delete it or write the corpus again") from None

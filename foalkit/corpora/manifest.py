@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from foalkit import UserError
+from foalkit import UserError, one_line
 from foalkit.files import locked
 from foalkit.params import Params
 from foalkit.params.load import expand
@@ -57,6 +57,12 @@ def read_manifest(corpus: Corpus, root: Path) -> tuple[pd.DataFrame, pd.DataFram
     """
     reader = import_module(f"foalkit.corpora.{corpus.reader}")
     rows, left_out = reader.read(root)
+    # a name of other bytes than UTF-8 could stand in no table
+    odd = [r for r in rows if not (r["audio"] + r["video"]).isprintable()]
+    left_out += [
+        (r["utterance"], f"the name of {r['video'] or r['audio']} has characters without a shape") for r in odd
+    ]
+    rows, left_out = [r for r in rows if r not in odd], [(one_line(u), one_line(why)) for u, why in left_out]
     table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "emotion"])
     table.insert(table.columns.get_loc("label") + 1, "emotion", table["label"].map(corpus.labels))
     unnamed = table[table["emotion"].isna()]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from foalkit import UserError
 
-NAME = re.compile(r"^(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)$")
+NAME = re.compile(r"^(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)\Z", re.ASCII)
 EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
 SUFFIXES = {".mp4", ".wav", ".flac"}
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from foalkit.params.strict import Line, Name, Stream, Strict
+from foalkit.params.strict import Few, Line, Name, Stream, Strict
 
 Preset = Literal["ours", "paper", "code"]
 OWN = ("model", "cfn_sr", "loss", "training")  # what may differ between rows: they share corpus, features and folds
@@ -26,7 +26,7 @@ class Variant(Strict):
     # method → (UA, WA) in percent, as printed; null: not printed
     published: dict[Line, Printed] = {}
     note: str = ""
-    ledger: int | None = None  # the ledger's row it belongs to: compared with foal-net, never printed
+    ledger: Few | None = None  # the ledger's row it belongs to: compared with foal-net, never printed
 
     @field_validator("set")
     @classmethod

@@ -1,23 +1,27 @@
 """Figures for notebooks and report: matplotlib figures from tables, shown with an alternative text."""
 
 import io
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, MultipleLocator, PercentFormatter
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 AUDIO, VIDEO, FUSED, PUBLISHED = "#d97706", "#2563a8", "#0f766e", "#9f1239"
 SPLIT = {"validation": VIDEO, "test": AUDIO}
 MARKS = {"validation": ("o", FUSED), "last": ("s", "#6b4fa0"), "test": ("X", PUBLISHED)}  # rules for the epoch
-# eight emotions at most, after Okabe and Ito: told apart without red and green
+# after Okabe and Ito: told apart without red and green; a ninth emotion has the first one's again
 HUES = ["#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6d31", "#222222"]
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG; no date and no version inside, so that the same figure gives the same bytes."""
+    for text in figure.findobj(Text):  # a $ in a name is no formula
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
@@ -143,7 +147,7 @@ def embeddings(
     for xy, marker in zip(places, "o^", strict=True):
         _scatter(joint, xy, labels, classes, marker)
     joint.set_title("after the projection, both in one space", fontsize=9, color=INK)
-    handles = [Line2D([], [], marker="s", color=c, ls="", label=n) for c, n in zip(HUES, classes, strict=False)]
+    handles = [Line2D([], [], marker="s", color=c, ls="", label=n) for c, n in zip(cycle(HUES), classes, strict=False)]
     handles += [
         Line2D([], [], marker=marker, color=INK, ls="", label=s, fillstyle="none")
         for s, marker in zip(after, "o^", strict=True)
@@ -166,7 +170,7 @@ def _tsne(x: np.ndarray) -> np.ndarray:
 
 def _scatter(ax, places: np.ndarray, labels: np.ndarray, classes: list[str], marker: str) -> None:
     for i in range(len(classes)):
-        ax.scatter(*places[labels == i].T, s=22, marker=marker, color=HUES[i], alpha=0.8, lw=0)
+        ax.scatter(*places[labels == i].T, s=22, marker=marker, color=HUES[i % len(HUES)], alpha=0.8, lw=0)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_color(GRID)
 

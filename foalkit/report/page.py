@@ -5,6 +5,7 @@ import html
 import json
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -103,11 +104,12 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
 def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection: pd.DataFrame, into: Path) -> None:
     """tables/<name>.csv and, but for the ledger's prose, <name>.tex (booktabs) of every table that has rows.
 
-    The ablation's CSV holds `rows`, fractions with all columns, and selection.csv every run under each rule.
+    The ablation's CSV holds `rows`, fractions with all columns, and selection.csv every run under each rule. A text
+    that a spreadsheet would compute (`=1+1`, `+ AVEL`) has an apostrophe before it there.
     """
     folder = into / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    selection.to_csv(folder / "selection.csv", index=False)
+    _write_csv(selection, folder / "selection.csv")
     for name, table in tables.items():
         if table.empty:  # nor may one of an earlier report stay
             for suffix in ("csv", "tex"):
@@ -115,14 +117,25 @@ def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection:
             continue
         if name == "errors":
             table = table.drop(columns=["sound", "video"])  # addresses are the page's
-        (rows if name == "ablation" else table).to_csv(folder / f"{name}.csv", index=False)
+        _write_csv(rows if name == "ablation" else table, folder / f"{name}.csv")
         if name != "ledger":
             sides = "".join("r" if _numeric(table[c]) else "l" for c in table)
             style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
             tex = style.to_latex(hrules=True, column_format=sides)
             # pdfTeX has no U+2212, and a hyphen is no minus
             minus = re.sub(r"−|(?<![\w-])-(?=\d)", "$-$", tex)
-            (folder / f"{name}.tex").write_text(minus)
+            # a bracket or star that begins a row would be an option of the line's end before it
+            (folder / f"{name}.tex").write_text(re.sub(r"^(?=[\[*])", "{}", minus, flags=re.M), encoding="utf-8")
+
+
+def _write_csv(table: pd.DataFrame, file: Path) -> None:
+    number = r"[+-]?[\d.]+( \[[+-]?[\d.]+, [+-]?[\d.]+\]| to honest)?"
+
+    def plain(cell):
+        formula = isinstance(cell, str) and cell[:1] in "=+-@" and not re.fullmatch(number, cell)
+        return f"'{cell}" if formula else cell
+
+    table.map(plain).rename(columns=plain).to_csv(file, index=False)
 
 
 def _numeric(column: pd.Series) -> bool:
@@ -262,7 +275,7 @@ def _run_line(params: Params, run: dict) -> dict:
     chosen = run["scores"][run["selection"]]
     return {
         "run": run["run"],
-        "href": (run["folder"] / "record.json").relative_to(params.folder).as_posix(),
+        "href": quote((run["folder"] / "record.json").relative_to(params.folder).as_posix()),
         "ua": f"{chosen['ua']:.1%}",
         "wa": f"{chosen['wa']:.1%}",
         "epoch": chosen["epoch"],
@@ -286,7 +299,10 @@ def _published_group(table: pd.DataFrame) -> dict:
 def _linked(table: pd.DataFrame, rows: pd.DataFrame) -> str:
     """The ablation table, each UA a link to the folds behind it."""
     keys = zip(rows["protocol"], rows["variant"], table["UA"], strict=True)
-    links = [f'<a href="five_fold/{p}-{v}.json" title="the folds behind this number">{ua}</a>' for p, v, ua in keys]
+    links = [
+        f'<a href="five_fold/{quote(f"{p}-{v}")}.json" title="the folds behind this number">{ua}</a>'
+        for p, v, ua in keys
+    ]
     return _html(table.assign(UA=links), links=["UA"])
 
 
@@ -302,9 +318,11 @@ def _played(table: pd.DataFrame) -> str:
 
 def _html(table: pd.DataFrame, links: list[str] | None = None) -> str:
     """The table as HTML; the columns `links` hold HTML already."""
+    if table.empty:
+        return ""
     # no Styler: its ids are random, and the same records should give the same report
     text = table.fillna("–").apply(lambda c: c if c.name in (links or []) else c.astype(str).map(html.escape))
-    return "" if table.empty else text.to_html(index=False, border=0, escape=False)
+    return text.rename(columns=html.escape).to_html(index=False, border=0, escape=False)
 
 
 def _template():

@@ -14,6 +14,7 @@ from foalkit.files import file_digest, read_mapping, write_json, write_parquet
 from foalkit.params import Params
 
 SCHEMA = 1
+OURS = ("logs", "notebooks", "runs", "five_fold", "tables")
 REQUIRED = {
     "schema",
     "run",
@@ -38,14 +39,16 @@ def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int
 def claim(params: Params) -> None:
     """Make the outputs folder these params' own, before any work.
 
-    Raises UserError where it holds the runs of other params, or cannot be written.
+    Raises UserError where it holds the runs of other params or files of another kind, or cannot be written.
     """
     own = {"name": params.name, "file": params.file}
     file = params.folder / "params.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            for record in params.folder.glob("runs/*/*/*/record.json"):  # of a version that did not claim its folder
+            if not (params.folder / "preprocess.json").exists():  # of a version that did not claim its folder
+                _refuse_files_of_others(params.folder)
+            for record in params.folder.glob("runs/*/*/*/record.json"):
                 own["name"] = read_record(record).get("params_name", params.name)
                 break
             write_json(file, own | {"differs": params.differs})
@@ -59,6 +62,13 @@ def claim(params: Params) -> None:
             f"outputs: {_short(params.folder)} holds the runs of {found.get('name')} ({found.get('file')}), these are "
             f"{params.name} ({params.file}): choose another folder, or delete its params.json if the file only moved"
         )
+
+
+def _refuse_files_of_others(folder: Path) -> None:
+    """Raise UserError for a folder that was in use before; the grid makes the folders of OURS before all work."""
+    others = sorted(f.name for f in folder.iterdir() if f.name not in OURS and not f.name.startswith("."))
+    if others:
+        raise UserError(f"outputs: {_short(folder)} holds other files ({others[0]!r}): choose a new or an empty folder")
 
 
 def write_run(

@@ -376,7 +376,7 @@ def _media(params: Params) -> dict[str, tuple[str, str]]:
     def address(name: str, time: str = "") -> str:
         if not name or not (root / name).exists():
             return ""
-        return quote(os.path.relpath(root / name, params.folder)) + time
+        return quote(os.fsencode(os.path.relpath(root / name, params.folder))) + time
 
     return {
         t["utterance"]: (address(t["audio"]), address(t["video"], f"#t={t['start']:.2f},{t['end']:.2f}"))

@@ -12,8 +12,17 @@ from foalkit import UserError
 from foalkit.files import read_mapping
 from foalkit.params import load as _load
 
+
+
+def given(name):
+    """A value of --config as text; `foalkit grid` sends it in a list, since Snakemake reads YAML in a bare one."""
+    value = config.get(name) or ""
+    return str(value[0] if isinstance(value, list) else value)
+
+
+PARAMS, OVERRIDES = given("params") or "demo", given("overrides")
 try:
-    P = _load(str(config.get("params", "demo")), config.get("overrides") or "")
+    P = _load(PARAMS, OVERRIDES)
 except UserError as error:
     sys.exit(f"error: {error}")
 
@@ -54,7 +63,7 @@ def papermill(notebook, *names, **more):
     numbers = {"fold", "seed"}
     call = f"{word(sys.executable)} -m foalkit.job {word(f'{workflow.basedir}/notebooks/{notebook}.ipynb')} {{output.notebook:q}}"
     call += " --log-level WARNING --no-progress-bar --start-timeout 180"
-    call += f" -r params {word(config.get('params', 'demo'))} -r overrides {word(config.get('overrides') or '')}"
+    call += f" -r params {word(PARAMS)} -r overrides {word(OVERRIDES)}"
     call += "".join(f" {'-p' if n in numbers else '-r'} {n} {value}" for n, value in given.items())
     # the last line of a failed notebook says what is wrong; the whole of it is in the log
     return call + " > {log:q} 2>&1 < /dev/null || {{ tail -n 3 {log:q} >&2; exit 1; }}"

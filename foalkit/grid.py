@@ -36,8 +36,8 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
     if gpus := len(list(Path("/proc/driver/nvidia/gpus").glob("*"))):
         call += ["--resources", f"gpu={gpus * devices.shares()}"]
-    call += ["--quiet", "host", "reason", "--config", f"params={json.dumps(str(params))}"]
-    call += [f"overrides={json.dumps(overrides)}"]
+    call += ["--quiet", "host", "reason", "--config", f"params={_quoted(str(params))}"]
+    call += [f"overrides={_quoted(overrides)}"]
     (folder / ".snakemake").mkdir(exist_ok=True)
     with (folder / ".snakemake" / "foalkit.lock").open("w") as living:
         _remove_dead_locks(folder, living)
@@ -54,6 +54,11 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     else:
         print(f"\nThe report is at {p.folder}/report.html: open it in a browser.")
     return status
+
+
+def _quoted(text: str) -> str:
+    """A text as the Snakefile reads it: in a list, since Snakemake takes off quotes and reads what is left as YAML."""
+    return json.dumps([text], ensure_ascii=False)  # that YAML does not join the halves of an escaped character
 
 
 def _snakemake(call: list, folder: Path, living) -> int:

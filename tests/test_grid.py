@@ -1,14 +1,16 @@
-"""How the grid is started: locks of the dead go, locks of the living stay, and values arrive as they were written."""
+"""How the grid is started: locks of the dead go, those of the living stay, values arrive as they were written."""
 
 import fcntl
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import refused
 
-from foalkit import ROOT, grid
+from foalkit import ROOT, cli, grid, params
 from foalkit.features import data
 
 
@@ -35,7 +37,7 @@ def test_values_arrive_as_they_were_written_and_noise_is_left_out(called, capsys
     assert features == [*call, "--until", "preprocess"]
     assert call[call.index("--cores") + 1] == "2" and ROOT / "Snakefile" in call
     config = dict(word.split("=", 1) for word in call[call.index("--config") + 1 :])
-    assert {k: json.loads(v) for k, v in config.items()} == {"params": "demo", "overrides": overrides}
+    assert {k: json.loads(v) for k, v in config.items()} == {"params": ["demo"], "overrides": [overrides]}
     assert how["env"]["OMP_NUM_THREADS"] == "1"
     assert capsys.readouterr().out.startswith(2 * "Job 1: train\nerror: wrong\n" + "\nThe report is at ")
 
@@ -75,7 +77,6 @@ def test_features_are_made_first_where_they_are_not_of_the_files_that_lie_there(
     grid.run("demo", outputs, folder=folder)
     assert ["--until" in call for call, _ in seen] == [True, False]
     assert "have changed" not in capsys.readouterr().out  # nothing was there
-    prepared.parent.mkdir()
     prepared.write_text("{}")
     grid.run("demo", outputs, folder=folder)
     assert ["--until" in call for call, _ in seen[2:]] == [True, False]
@@ -84,3 +85,132 @@ def test_features_are_made_first_where_they_are_not_of_the_files_that_lie_there(
     monkeypatch.setattr(data, "up_to_date", lambda p: True)
     grid.run("demo", outputs, folder=folder)
     assert ["--until" in call for call, _ in seen[4:]] == [False] and prepared.exists()
+
+
+# ---- names that would run ------------------------------------------------------------------------------
+
+JOB = """
+import json, pathlib, sys
+notebook = pathlib.Path(sys.argv[2])
+with open(sys.argv[0] + ".calls", "a") as calls:
+    print(json.dumps(sys.argv[1:]), file=calls)
+if "01_preprocess" in notebook.name:
+    notebook.write_text("{}")
+    (notebook.parent.parent / "preprocess.json").write_text("{}")
+else:
+    sys.exit("error: as far as this test goes")
+"""
+STRANGE = "-x $(touch pwned) `touch pwned` 'q' \"d\" ; & | < > * ? # %s é😀"
+
+
+@pytest.mark.parametrize("job", ["fold", "folds"])
+def test_names_reach_a_job_as_they_are_written(tmp_path, capfd, job):
+    """The real Snakefile, and in the jobs' place a program that writes down what it was called with."""
+    here = tmp_path / "here"
+    (here / "foalkit").mkdir(parents=True)
+    (here / "foalkit" / "__init__.py").write_text("")
+    (here / "foalkit" / "job.py").write_text(JOB)
+    file = tmp_path / f"{STRANGE}.yaml"
+    outputs = tmp_path / "out" / STRANGE
+    settings = {"base": "demo", "outputs": str(outputs), "training": {"job": job}, "seeds": [7]}
+    file.write_text(json.dumps(settings | {"ablation": {"honest": ["video"], "published": None}}))
+    overrides = f"about={json.dumps(STRANGE + ' {x} {wildcards.fold}', ensure_ascii=False)}"
+    assert grid.run(str(file), overrides, "1", here) == 1
+    said = capfd.readouterr().out
+    print(said)
+    calls = [json.loads(line) for line in (here / "foalkit" / "job.py.calls").read_text().splitlines()]
+    assert "as far as this test goes" in said and len(calls) >= 2, said
+    folder = params.load(file, overrides).folder
+    for notebook, written, *words in calls:
+        assert notebook in (str(f) for f in (ROOT / "notebooks").glob("*.ipynb"))
+        assert written.startswith(f"{folder}/notebooks/") and words[words.index("params") + 1] == str(file)
+        assert words[words.index("overrides") + 1] == overrides
+    given = calls[-1]
+    assert given[given.index("variant") + 1] == "video" and given[given.index("protocol") + 1] == "honest"
+    assert not list(tmp_path.rglob("pwned*")) and not list(ROOT.glob("pwned*"))
+    assert {f.name for f in tmp_path.iterdir()} == {"here", "out", file.name}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """`make` on this Makefile in a folder of its own, where foalkit prints the words that it is called with."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name in ("requirements.lock", "pyproject.toml", "requirements-uv.lock", "install.py"):
+        (tmp_path / name).write_text("")
+    for name in ("foalkit", "python"):
+        (tmp_path / ".venv" / "bin" / name).write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin" / ".installed").write_text("")
+
+    def make(target, env=(), **values):
+        words = [f"{name}={value}" for name, value in values.items()]
+        call = ["make", "-s", "--no-print-directory", target, *words]
+        return subprocess.run(call, cwd=tmp_path, env=os.environ | dict(env), capture_output=True, text=True)
+
+    return make, tmp_path
+
+
+NAMES = [
+    "-x.yaml",
+    "a b.yaml",
+    "x$(touch pwned).yaml",
+    "$(shell touch pwned)",
+    "${PATH}$$PATH$PATH",
+    "a\nb; touch pwned\n",
+    'it\'s "q" \\ `touch pwned`',
+    "a,b#c%d=e:=f",
+    "é😀*?[a]~",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_make_hands_on_what_it_is_given(made, name):
+    make, folder = made
+    done = make("grid", PARAMS=name, OVERRIDES=name, CORES=name)
+    words = done.stdout.split("\0")[:-1]
+    assert words[words.index("--cores") + 1 :] == [name, "--", name, name], done.stderr
+    by_environment = make("grid", {"PARAMS": name, "OVERRIDES": name}).stdout.split("\0")[:-1]
+    assert by_environment[-2:] == [name, name]
+    assert not list(folder.glob("pwned*"))
+
+
+def test_make_clean_removes_one_folder_of_outputs_and_no_other(made):
+    make, folder = made
+    for name in ("demo", "a b", "it's", "features", "corpora", "weights", "-x"):
+        (folder / "outputs" / name).mkdir(parents=True)
+    outside = folder / "params"
+    outside.mkdir()
+    kept = {f.name for f in (folder / "outputs").iterdir()}
+    for name in ["", ".", "..", "../params", "../..", str(outside), "demo/", "features", "corpora", "weights"]:
+        done = make("clean", PARAMS=name)
+        assert done.returncode and "which params?" in done.stdout + done.stderr, name
+    for name in ["*", "de*", '"; touch pwned; "', "$(touch pwned)", "x\ntouch pwned", "{demo,a b}"]:
+        make("clean", PARAMS=name)
+    assert outside.exists() and {f.name for f in (folder / "outputs").iterdir()} == kept
+    assert not list(folder.rglob("pwned*"))
+    for name in ("demo", "a b", "it's", "-x"):
+        assert make("clean", PARAMS=name).returncode == 0
+    assert {f.name for f in (folder / "outputs").iterdir()} == {"features", "corpora", "weights"}
+
+
+def test_a_params_file_whose_name_begins_with_a_hyphen_is_a_file(called, capsys):
+    assert cli.main(["grid", "--", "-x.yaml"]) == 1
+    assert "-x.yaml: no such params file" in capsys.readouterr().err and called[0] == []
+
+
+def test_a_folder_with_other_files_is_not_taken_for_outputs(called):
+    _, folder = called
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.tex").write_text("")
+    said = refused(lambda: grid.run("demo", f"outputs={folder}/thesis", folder=folder))
+    assert "thesis holds other files ('chapter.tex')" in said and called[0] == []
+    assert [f.name for f in (folder / "thesis").iterdir()] == ["chapter.tex"]
+    for name in ("new", "logs-only"):
+        (folder / "logs-only" / "logs").mkdir(parents=True, exist_ok=True)
+        assert grid.run("demo", f"outputs={folder}/{name}", folder=folder) == 0
+        (folder / name / "report.html").write_text("")
+        assert grid.run("demo", f"outputs={folder}/{name}", folder=folder) == 0
+    said = refused(lambda: grid.run("demo", f"outputs={folder}/new training.epochs=3", folder=folder))
+    assert "holds the runs of demo" in said

@@ -10,7 +10,7 @@ from foalkit import UserError
 
 LABEL_LINE = re.compile(r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]")
 # what an id may be: the speaker is read from it, and a file's name made of it
-UTTERANCE = re.compile(r"Ses\d\d[FM]_\w+_[FM]\w*", re.ASCII)
+UTTERANCE = re.compile(r"Ses\d\d[FM]_\w{1,50}_[FM]\w{0,20}", re.ASCII)
 CROPS = {"left": (52, 112, 256, 256), "right": (412, 112, 256, 256)}  # x, y, width, height of 720×480
 COUNTS = {  # the four-class set of the literature, 5 531 utterances
     "emotion": {"happy": 1636, "neutral": 1708, "sad": 1084, "angry": 1103},

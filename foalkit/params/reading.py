@@ -57,9 +57,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_scalar(self, node):
-        if strange := re.search("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", str(node.value)):
+        value = super().construct_scalar(node)
+        if re.search("[\ud800-\udfff]", value):  # JSON writes a character beyond 16 bits as two halves
+            value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if strange := re.search("[^\t\n\x20-\x7e\xa0-\ufffc\U00010000-\U0010ffff]", value):
             raise _wrong(f"the character {strange[0]!r} cannot be shown", node)
-        return super().construct_scalar(node)
+        return value
 
 
 for _name, (_pattern, _first) in _KINDS.items():

@@ -1,6 +1,7 @@
 """The readers: IEMOCAP's layout on the tiny corpus and on broken copies, RAVDESS's names, the manifest."""
 
 import json
+import os
 import shutil
 import wave
 
@@ -12,7 +13,7 @@ from foalkit import UserError, params
 from foalkit.corpora import iemocap, ravdess
 from foalkit.corpora.manifest import COLUMNS, corpus_root, counts, read_manifest
 from foalkit.features.data import with_lengths
-from foalkit.params.schema import Iemocap
+from foalkit.params.schema import Iemocap, Ravdess
 
 FOUR = {"hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad", "ang": "angry"}
 CLASSES = ["happy", "neutral", "sad", "angry"]
@@ -125,6 +126,52 @@ def test_missing_media_are_listed_and_left_out(broken):
     expected = {r["utterance"]: f"{dialogue}.avi is missing" for r in whole if r["dialogue"] == dialogue}
     assert dict(left_out) == expected | {lost: f"{lost}.wav is missing"}
     assert len(rows) == len(whole) - len(left_out)
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "$(touch_pwned)",
+    "../../../../../../etc/passwd_F000",
+    "Ses01F_impro01_",
+    "Ses01F_impro01_F000/../../x",
+    "Ses01F_impro01_F0\\u202e",
+    "Ses01F_impro01_\u0661",
+    "F000",
+    "-rf_F000",
+    "\x1b[2J",
+    "{x}_F000",
+    "Ses01F_impro01_F" + "0" * 300,
+]
+
+
+def test_an_id_that_is_none_is_left_out_wherever_its_file_lies(broken):
+    whole, _ = iemocap.read(broken)
+    file = label_file(broken)
+    line = next(ln for ln in file.read_text().splitlines() if ln.startswith("["))
+    wav = next(broken.rglob(f"{line.split(chr(9))[1]}.wav"))
+    for name in HOSTILE:
+        place = wav.parent / f"{name}.wav"
+        if len(name) < 200 and place.parent.is_dir():
+            shutil.copy(wav, place)
+        text = file.read_text()
+        file.write_text(text + "\n" + line.replace(line.split("\t")[1], name) + "\n")
+        table, left_out = read_at(broken, labels={**FOUR, "fru": "sad", "sur": "sad", "xxx": "sad"})
+        assert len(table) == len(whole) and len(left_out) == 1, name
+        assert left_out["utterance"].map(str.isprintable).all() and left_out["reason"].map(str.isprintable).all()
+        left_out.to_parquet(broken / "left_out.parquet")
+        file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"dialogue,side,x\n1,2\n", b"\xff\xfe", b"dialogue,side,x,y,width,height\na,b,c,d,e,f\n"]
+)
+def test_face_boxes_that_are_none_are_named(broken, text):
+    (broken / "face_boxes.csv").write_bytes(text)
+    if text:
+        with pytest.raises(UserError, match=r"face_boxes\.csv: not a table"):
+            iemocap.read(broken)
+    else:
+        assert all(r["face"] is None for r in iemocap.read(broken)[0])
 
 
 def test_an_utterance_labelled_twice_counts_once(broken):
@@ -279,3 +326,44 @@ def test_the_real_recordings_are_all_read(ravdess_root):
     assert (table["video"] != "").sum() == 5  # six clips, two of them of one take
     assert table["audio"].str.startswith("speech16k").all()
     assert left_out == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"<img src=x onerror=alert(1)>.wav",
+        b"$(touch pwned).wav",
+        b"-rf.wav",
+        b"{x} %s _&%$#~^.wav",
+        b"a\nb.wav",
+        b"\x1b[2J.wav",
+        b"\xff\xfe.wav",
+        "a\u202eb.wav".encode(),
+        b"x" * 200 + b".wav",
+        b"03-01-05-01-01-01-01\n.wav",
+        "03-01-05-01-01-01-\u0661\u0662.wav".encode(),
+    ],
+)
+def test_a_file_of_any_name_is_left_out_and_listed(tmp_path, name):
+    takes(tmp_path, "03-01-05-01-01-01-01.wav")
+    (tmp_path / "03-01-05-01-01-01-01.wav").rename(tmp_path / "03-01-05-01-01-01-02.wav")
+    (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    corpus = {"reader": "ravdess", "root": str(tmp_path), "labels": {"angry": "a", "sad": "s"}, "classes": ["a", "s"]}
+    table, left_out = read_manifest(Ravdess(**corpus), tmp_path)
+    assert table["utterance"].tolist() == ["01-05-01-01-01-02"] and len(left_out) == 1
+    assert left_out["utterance"].map(str.isprintable).all()
+    left_out.to_parquet(tmp_path / "left_out.parquet")
+
+
+@pytest.mark.parametrize("folder", [b"\xff", b"a\nb", "<b> $(touch pwned) é".encode()])
+def test_a_folder_of_other_signs_keeps_its_takes_out_of_the_tables(tmp_path, folder):
+    inside = tmp_path / os.fsdecode(folder)
+    inside.mkdir()
+    takes(inside, "03-01-05-01-01-01-01.wav")
+    takes(tmp_path, "03-01-04-01-01-01-02.wav")
+    corpus = {"reader": "ravdess", "root": str(tmp_path), "labels": {"angry": "a", "sad": "s"}, "classes": ["a", "s"]}
+    table, left_out = read_manifest(Ravdess(**corpus), tmp_path)
+    shown = inside.name.isprintable()
+    assert (len(table), len(left_out)) == ((2, 0) if shown else (1, 1))
+    for rows in (table, left_out):
+        rows.to_parquet(tmp_path / "x.parquet")

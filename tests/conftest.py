@@ -7,8 +7,9 @@ from pathlib import Path
 # on a busy machine of fivefold the CPU time. What needs a number of threads sets it (training.threads).
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")} | dict(os.environ)
 
-from foalkit import ROOT, UserError, params  # before NumPy, which it limits to what all processors compute alike
+from foalkit import ROOT, UserError, arithmetic, params  # before NumPy, which it limits to what all processors have
 
+arithmetic.limit_torch()  # as the demo's params do, whichever test comes first
 # isort: split
 import numpy as np
 import pandas as pd

@@ -9,7 +9,6 @@ os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPEN
 
 from foalkit import ROOT, UserError, arithmetic, params  # before NumPy, which it limits to what all processors have
 
-arithmetic.limit_torch()  # as the demo's params do, whichever test comes first
 # isort: split
 import numpy as np
 import pandas as pd
@@ -19,6 +18,8 @@ import yaml
 
 from foalkit.features.data import Data, open_data
 from foalkit.puppets import iemocap as puppets
+
+arithmetic.limit_torch()  # as the demo's params do, whichever test comes first
 
 SHARED_RAVDESS = ROOT.parent / "shared" / "ravdess"
 

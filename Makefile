@@ -14,6 +14,9 @@ THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 GPU_JOBS ?= 1
 export GPU_JOBS
 
+# paths and what is said may hold any letter, whatever the locale
+export PYTHONUTF8 := 1
+
 SHELL := bash
 define newline
 
@@ -31,7 +34,7 @@ demo:  ## everything: environment, corpus, features, the whole ablation, the rep
 	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
-	@$(BIN)/foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(PARAMS)) $(call quoted,$(OVERRIDES))
+	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(PARAMS)) $(call quoted,$(OVERRIDES))
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest
@@ -54,17 +57,19 @@ test-kills: $(BIN)/.installed  ## a small grid killed KILLS times at random mome
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
-lab: $(BIN)/.installed  ## JupyterLab at the notebooks
-	@$(BIN)/jupyter lab notebooks
+lab: $(BIN)/.installed  ## JupyterLab at the notebooks (LAB="--port 9000 --no-browser" for more of its options)
+	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(LAB) notebooks
 
 lint: $(BIN)/.installed  ## ruff, and the order of the library's rooms
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache --no-logo
 
-lock:  ## resolve requirements.lock anew for Linux and macOS, Python 3.11-3.13, without index addresses (needs uv)
-	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --fork-strategy fewest \
-		--no-header --no-annotate --quiet pyproject.toml -o requirements.lock
+COMPILE := $(BIN)/python -m uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet
+lock:  ## resolve both locks anew for Linux and macOS, Python 3.11-3.13, without index addresses
+	@$(BIN)/python -m uv --version || $(BIN)/python -m pip install uv
+	$(COMPILE) --all-extras --fork-strategy fewest pyproject.toml -o requirements.lock
+	echo uv | $(COMPILE) - -o requirements-uv.lock
 
 expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/expected/demo.json, the README's table and picture
 	@$(BIN)/foalkit grid demo
@@ -78,18 +83,14 @@ clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
 	rm -rf outputs/$(call quoted,$(PARAMS))
 
 clean-features: $(BIN)/.installed  ## list the features, face boxes and corpora that no outputs name; REMOVE=yes removes them
-	@$(BIN)/foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)
+	@$(BIN)/python -m foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)
 
 $(BIN)/.installed: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11-3.13 (or make PYTHON=...)"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-		{ echo "error: foalkit needs Python 3.11-3.13, $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	@command -v $(call quoted,$(PYTHON)) >/dev/null || \
+		{ echo "error: $(PYTHON) is not installed; install Python 3.11-3.13 (or make PYTHON=...)"; exit 1; }
+	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: foalkit needs Python 3.11-3.13, $(PYTHON) is $$($(call quoted,$(PYTHON)) -V 2>&1); try make PYTHON=python3.12"; exit 1; }
+	@$(call quoted,$(PYTHON)) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "error: $(PYTHON) cannot make virtual environments; install its venv package (python3-venv)"; exit 1; }
-	@echo "setting up .venv from requirements.lock: some minutes and 6 GB, once"
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock > .venv/install.log 2>&1 || \
-		{ tail -n 2 .venv/install.log; echo "error: installing failed; is the package index reachable from here? (.venv/install.log has it all)"; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >> .venv/install.log 2>&1 || \
-		{ tail -n 2 .venv/install.log; echo "error: foalkit itself could not be installed (.venv/install.log has it all)"; exit 1; }
+	@$(call quoted,$(PYTHON)) install.py
 	@touch $@

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from benchmarks import method
 from foalkit import ROOT, UserError
 from foalkit.params.errors import nearest
 from foalkit.results.records import provenance, write_json
@@ -26,6 +27,7 @@ COLUMNS = {
     "ours": "ours, s",
     "ratio": "ratio",
     "low": "at least (95 %)",
+    "rounds": "rounds",
     "share": "of the limit",
     "equality": "equal to",
 }
@@ -34,11 +36,11 @@ COLUMNS = {
 def machine() -> str:
     """The processor, as the system names it, with its cores; no host name."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    amx = "with" if any("amx_bf16" in line for line in lines) else "without"
+    units = "amx_bf16" if any("amx_bf16" in line for line in lines) else "avx512_bf16" if method.has_bf16() else "no"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{model}, {os.cpu_count()} cores, {amx} bf16 matrix units{gpu}; torch {torch.__version__}"
+    return f"{model}, {os.cpu_count()} cores, {units} units for bf16{gpu}; torch {torch.__version__}"
 
 
 def table(rows: list[dict]) -> pd.DataFrame:
@@ -80,9 +82,14 @@ def run(folder: Path, kinds=KINDS, *, rounds: int = 7, gpu: bool = False) -> lis
     folder.mkdir(parents=True, exist_ok=True)
     threads, rows, seconds, unequal, growth = torch.get_num_threads(), [], {}, {}, None
     if "growth" in kinds:  # by the side of the others: all of it is CPU time
+        print("growth: by the side of the others", flush=True)
         command = [sys.executable, "-m", "benchmarks.growth", "--folder", str(folder)]
-        growth = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        env = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        growth = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8")
+    if not method.has_bf16():
+        print("this processor has no units for bf16: the rows in bf16 are left out", flush=True)
     for kind in (k for k in kinds if k != "growth"):
+        print(f"{kind}:", flush=True)
         start = time.monotonic()
         module = importlib.import_module(f"benchmarks.{kind}")
         try:
@@ -92,7 +99,7 @@ def run(folder: Path, kinds=KINDS, *, rounds: int = 7, gpu: bool = False) -> lis
         except AssertionError as error:
             unequal[kind] = str(error)
         seconds[kind] = round(time.monotonic() - start, 1)
-        print(f"{kind}: {seconds[kind]:.0f} s", flush=True)
+        print(f"  done in {seconds[kind]:.0f} s", flush=True)
     torch.set_num_threads(threads)
     about = machine()
     if rows:
@@ -103,7 +110,7 @@ def run(folder: Path, kinds=KINDS, *, rounds: int = 7, gpu: bool = False) -> lis
         print("\n" + growth.communicate()[0])
         if growth.returncode:
             raise UserError("growth ended with an error (above)")
-    print(f"\n{about}\nplain and ours: CPU time of one thread, medians of {rounds} rounds; ratios: within a round")
+    print(f"\n{about}\nplain and ours: CPU time of one thread, medians over the rounds; ratios: within a round")
     made = {"machine": about, "rounds": rounds, "seconds": seconds, "rows": rows, "unequal": unequal}
     write_json(folder / "bench.json", provenance() | made)
     for kind, reason in unequal.items():
@@ -117,6 +124,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(KINDS), help="a comma-separated choice")
     parser.add_argument("--gpu", action="store_true")
     given = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")
     kinds = given.only.split(",")
     try:
         for kind in kinds:

@@ -123,7 +123,7 @@ def measure(rounds: int = 7, *, batch: int = 64, clips: int = 400, scale: int = 
         some = [names[i] for i in rng.permutation(clips)[:batch]]
         assert equal(case, some)
         actions = {how: lambda how=how: getattr(case, how)(some) for how in ("plain", "ours", "padded", "copied")}
-        seconds, _ = method.side_by_side(actions, rounds)
+        seconds, _ = method.side_by_side(f"a batch of {batch} clips, packed and padded", actions, rounds)
         rows = [
             method.row(
                 f"a batch of {batch} clips, packed", seconds["plain"], seconds["ours"],

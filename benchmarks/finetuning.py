@@ -68,9 +68,9 @@ def measure(rounds: int = 7, *, batch: int = 8, seconds: float = 1.0) -> list[di
     case, parts = Case(SMALL, batch=batch, seconds=seconds, device="cpu", precision="fp32"), batch // 4
     off = distance(case, parts)
     assert off < 1e-4, f"{off:.1e} from the whole batch's gradient"
-    taken, _ = method.side_by_side({"plain": lambda: case.step(None), "ours": lambda: case.step(parts)}, rounds)
     size = f"{SMALL['num_hidden_layers']} layers of {SMALL['hidden_size']}"
     what = f"fine-tuning step, WavLM, {size}, batch {batch} in four parts"
+    taken, _ = method.side_by_side(what, {"plain": lambda: case.step(None), "ours": lambda: case.step(parts)}, rounds)
     return [method.row(what, taken["plain"], taken["ours"], equality=f"fp32 {off:.0e}")]
 
 

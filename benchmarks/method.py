@@ -1,15 +1,27 @@
 """How every benchmark here measures: both versions side by side in one process, in shuffled order, on one thread.
 
 Before each round the rate of matrix products is calibrated; rounds in which the machine gave more than 25 % less
-than in the best one are left out. Times are CPU seconds of this process, ratios are taken within a round.
+than in the best one are left out. Times are CPU seconds of this process, ratios are taken within a round. A slow
+machine gets fewer rounds, and a row says how many it had.
 """
 
+import platform
 import random
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+
+LIMIT = 30  # seconds by the clock for all rounds of one measurement: the whole table takes less than five minutes
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bf16 numbers itself; one that does not takes minutes where others take one."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    found = torch.cpu.get_capabilities()
+    return platform.machine() != "x86_64" or any(found.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
 
 
 def calibrate(dtype: torch.dtype = torch.float32) -> float:
@@ -27,20 +39,34 @@ def cpu_seconds(action: Callable[[], object]) -> float:
 
 
 def side_by_side(
-    actions: dict[str, Callable[[], object]], rounds: int, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+    what: str,
+    actions: dict[str, Callable[[], object]],
+    rounds: int,
+    *,
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,),
+    limit: float = LIMIT,
 ) -> tuple[dict[str, np.ndarray], dict[torch.dtype, np.ndarray]]:
-    """CPU seconds of each action and the calibrated rate of each type, `(rounds kept,)`, after a first run of each."""
+    """CPU seconds of each action and the calibrated rate of each type, `(rounds kept,)`, after a first run of each.
+
+    `what` is printed first. No round begins that would end after `limit` seconds; where there is time for none, the
+    first run is the only one.
+    """
+    print(f"  {what} …", flush=True)
     torch.set_num_threads(1)
-    for action in actions.values():
-        action()
     order, seconds, rates = list(actions), {name: [] for name in actions}, {dtype: [] for dtype in dtypes}
-    shuffle = random.Random(0).shuffle
-    for _ in range(rounds):
+    shuffle, start = random.Random(0).shuffle, time.monotonic()
+    for _ in range(rounds + 1):
+        begun = time.monotonic()
         for dtype in dtypes:
             rates[dtype].append(calibrate(dtype))
-        shuffle(order)
         for name in order:
             seconds[name].append(cpu_seconds(actions[name]))
+        shuffle(order)
+        now = time.monotonic()
+        if now - start + (now - begun) > limit:
+            break
+    if len(rates[dtypes[0]]) > 1:  # the first run only made ready
+        seconds, rates = ({name: x[1:] for name, x in both.items()} for both in (seconds, rates))
     first = np.array(rates[dtypes[0]])
     kept = first >= 0.75 * first.max()
     return tuple({name: np.array(x)[kept] for name, x in both.items()} for both in (seconds, rates))
@@ -71,6 +97,7 @@ def row(what: str, plain: np.ndarray, ours: np.ndarray, *, equality: str, share:
         "ours": float(np.median(ours)),
         "ratio": float(np.median(ratio)),
         "low": float(np.quantile(drawn, 0.05)),
+        "rounds": len(ratio),
         "share": None if share is None else float(np.median(share)),
         "equality": equality,
     }

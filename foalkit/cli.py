@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import locale
 import os
 import shutil
 import sys
@@ -29,6 +30,7 @@ def main(words: list[str] | None = None) -> int:
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
     clean = verb("clean-features", _clean, "list the features, boxes and corpora that no outputs name", params=False)
     clean.add_argument("--remove", action="store_true", help="remove them")
+    _read_and_write_any_letter(words)
     given = parser.parse_args(words)
     try:
         return given.function(given)
@@ -38,6 +40,14 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _read_and_write_any_letter(words: list[str] | None) -> None:
+    """In an 8-bit locale start this process again with paths and files in UTF-8; the terminal gets what it can show."""
+    sys.stdout.reconfigure(errors="backslashreplace")
+    if words is None and not sys.flags.utf8_mode and locale.getpreferredencoding(False).lower() != "utf-8":
+        env = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{sys.stdout.encoding}:backslashreplace"}
+        os.execve(sys.executable, [sys.executable, "-m", "foalkit", *sys.argv[1:]], os.environ | env)
 
 
 def _grid(given) -> int:

@@ -40,7 +40,7 @@ def reserve(wanted: int, count: int) -> list[int]:
             break
         if number not in _held:
             lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{name}.{share}.lock"
-            handle = lock.open("w")
+            handle = lock.open("w", encoding="utf-8")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -46,7 +46,7 @@ def locked(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with file.open("w") as handle:
+    with file.open("w", encoding="utf-8") as handle:
         try:
             fcntl.flock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -14,6 +14,8 @@ from foalkit.results.records import claim
 
 # one thread per job: the grid runs as many jobs as there are cores
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# paths and what is said may hold any letter, whatever the locale
+UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 # what nobody needs of Snakemake's log: what is left says which job runs, how far the grid is, and what went wrong
 NOISE = re.compile(
     r"Select jobs|Execute \d+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming"
@@ -39,7 +41,7 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     call += ["--quiet", "host", "reason", "--config", f"params={_quoted(str(params))}"]
     call += [f"overrides={_quoted(overrides)}"]
     (folder / ".snakemake").mkdir(exist_ok=True)
-    with (folder / ".snakemake" / "foalkit.lock").open("w") as living:
+    with (folder / ".snakemake" / "foalkit.lock").open("w", encoding="utf-8") as living:
         _remove_dead_locks(folder, living)
         fcntl.flock(living, fcntl.LOCK_SH)
         status, known = 0, (p.folder / "preprocess.json").exists()
@@ -63,8 +65,8 @@ def _quoted(text: str) -> str:
 
 def _snakemake(call: list, folder: Path, living) -> int:
     """Run it and print what is worth reading; it holds the lock too, since it may outlive this process."""
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    how |= {"pass_fds": [living.fileno()], "env": {**os.environ, **THREADS}, "cwd": folder}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    how |= {"pass_fds": [living.fileno()], "env": {**os.environ, **THREADS, **UTF8}, "cwd": folder}
     with subprocess.Popen(call, **how) as grid:
         try:
             for line in grid.stdout:

@@ -59,7 +59,7 @@ def small_clip(folder: Path, width: int) -> tuple[str, str]:
     }
 
     def write(target: Path) -> None:
-        (target / f"{name}.json").write_text(json.dumps(config))
+        (target / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
         save_file(open_clip.CLIP(**config).state_dict(), target / "weights.safetensors")
 
     _save_once(folder, write)

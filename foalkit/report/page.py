@@ -46,7 +46,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     Everything is written below `into` instead where that is given. Returns the report's path.
     """
     into = into or params.folder
-    info = json.loads((params.folder / "preprocess.json").read_text())
+    info = json.loads((params.folder / "preprocess.json").read_text(encoding="utf-8"))
     rows = ablation_rows(params, results)
     shown = shown_rows(params, results)
     peeking, gain = peeking_table(params, results)

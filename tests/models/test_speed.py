@@ -188,9 +188,38 @@ def test_a_row_is_the_median_of_paired_rounds():
 
 
 def test_slow_rounds_are_left_out(monkeypatch):
-    rates = iter([100.0, 74.0, 90.0])
+    rates = iter([50.0, 100.0, 74.0, 90.0])
     monkeypatch.setattr(method, "calibrate", lambda dtype: next(rates))
     monkeypatch.setattr(method, "cpu_seconds", lambda action: action())
     times = iter([9, 1, 2, 3])  # the first call of each is not counted
-    seconds, kept = method.side_by_side({"it": lambda: next(times)}, 3)
+    seconds, kept = method.side_by_side("it", {"it": lambda: next(times)}, 3)
     assert seconds["it"].tolist() == [1, 3] and kept[torch.float32].tolist() == [100.0, 90.0]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(100, [1, 2, 3]), (25, [1]), (5, [9])])
+def test_a_slow_machine_gets_fewer_rounds_and_the_first_run_counts_where_it_is_the_only_one(
+    monkeypatch, capsys, limit, kept
+):
+    clock = iter(range(0, 1000, 5))  # of every two looks at it, one round of 5 s
+    monkeypatch.setattr(method.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(method, "calibrate", lambda dtype: 1.0)
+    monkeypatch.setattr(method, "cpu_seconds", lambda action: action())
+    times = iter([9, 1, 2, 3])
+    seconds, _ = method.side_by_side("the row", {"it": lambda: next(times)}, 3, limit=limit)
+    assert seconds["it"].tolist() == kept
+    assert "the row" in capsys.readouterr().out
+
+
+def test_bf16_is_of_the_processors_own_units(monkeypatch):
+    import torch
+
+    emulated = {"avx512_bw": True, "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(method.platform, "machine", lambda: "x86_64")
+    for units, library, there in (
+        ({}, True, False),
+        ({"avx512_bf16": True}, True, True),
+        ({"amx_bf16": True}, False, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: emulated | units)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda library=library: library)
+        assert method.has_bf16() == there

@@ -92,6 +92,18 @@ def test_the_runner_writes_table_json_and_figure(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "bench.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_slow_machine_leaves_out_the_last_ones_with_a_word(tmp_path, monkeypatch, capsys):
+    row = {"what": "a", "plain": 2.0, "ours": 0.5, "ratio": 4.0, "low": 3.9, "rounds": 1, "share": None, "equality": ""}
+    for kind in ("cfn_sr", "feeding"):
+        monkeypatch.setitem(sys.modules, f"benchmarks.{kind}", types.SimpleNamespace(measure=lambda rounds: [row]))
+    clock = iter([0, 1, 2, bench.LIMIT + 1])
+    monkeypatch.setattr(bench.time, "monotonic", lambda: next(clock))
+    rows = bench.run(tmp_path, ["cfn_sr", "feeding"], rounds=3)
+    out = capsys.readouterr().out
+    assert [r["kind"] for r in rows] == ["cfn_sr"] and "feeding: left out" in out and "--only feeding" in out
+    assert "3.90" not in out  # one round has no lower bound
+
+
 def test_versions_that_are_not_equal_are_named_after_the_rest(tmp_path, monkeypatch, capsys):
     def unequal(rounds):
         raise AssertionError("7 against 8")

@@ -67,7 +67,7 @@ def call(*words: str, env: Mapping[str, str] = os.environ, quiet: bool = False) 
 
 
 def install() -> bool:
-    """Bring .venv to the lock; whether that worked."""
+    """Bring .venv to the lock, and say whether that worked."""
     if not (Path(PYTHON).exists() and call("-m", "pip", "--version", quiet=True)):
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
     remove_half_installed()
@@ -75,21 +75,31 @@ def install() -> bool:
     if not sys.stderr.isatty():
         pip += ["--no-color"]
     plain = {**os.environ, "PIP_USER": "0", "PIP_PROGRESS_BAR": "on" if sys.stdout.isatty() else "off"}
-    this = ["--no-deps", "--no-build-isolation", "-e", "."]
     brought = ["install", "--quiet", "--retries", "1", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
     if call(*pip, *brought, "-r", "requirements-uv.lock", env=plain, quiet=True):
         config = subprocess.run([PYTHON, *pip, "config", "list"], capture_output=True, text=True, encoding="utf-8")
         uv = {**os.environ, **uv_environment(config.stdout, os.environ)}
         words = ["-m", "uv", "pip", "install", "--python", PYTHON]
-        if call(*words, "--require-hashes", "-r", "requirements.lock", env=uv) and call(*words, *this, env=uv):
+        if call(*words, "--require-hashes", "-r", "requirements.lock", env=uv):
             return True
         print("uv could not do it (above); pip tries", flush=True)
         remove_half_installed()
     else:
         print("pip installs (it could not bring uv, which takes a fifth of the time)", flush=True)
-    return call(*pip, "install", "--require-hashes", "-r", "requirements.lock", env=plain) and call(
-        *pip, "install", *this, env=plain
-    )
+    return call(*pip, "install", "--require-hashes", "-r", "requirements.lock", env=plain)
+
+
+def link() -> None:
+    """Make foalkit importable and callable in .venv, without a word of where it lies: a moved project goes on working.
+
+    The usual editable installation takes `{}` and `$` in a folder's name for variables.
+    """
+    (site,) = VENV.glob("lib/python3*/site-packages")
+    text = "import os, sys; sys.path.append(os.path.dirname(sys.prefix))\n"
+    (site / "foalkit.pth").write_text(text, encoding="utf-8")
+    script = VENV / "bin" / "foalkit"
+    script.write_text('#!/bin/sh\nexec "$(dirname "$0")/python" -P -m foalkit "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
 
 
 def main() -> int:
@@ -99,14 +109,17 @@ def main() -> int:
     why = ", most of it PyTorch with NVIDIA's libraries, which its Linux package needs with or without a GPU"
     linux = sys.platform == "linux"
     size = f"{'3 GB to download and 7' if linux else '1'} GB on disk{why if linux else ''}"
-    print(f"setting up .venv from requirements.lock, once: {size}", flush=True)
+    new = not Path(PYTHON).exists()
+    print(f"setting up .venv from requirements.lock{f', once: {size}' if new else ''}", flush=True)
     free = shutil.disk_usage(ROOT).free
-    if linux and free < DISK and not VENV.exists():
+    if linux and free < DISK and new:
         print(f"only {free / 1e9:.1f} GB are free here: this may not suffice", flush=True)
     try:
         with (ROOT / "requirements.lock").open("r+") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)  # another one that installs here is waited for
             done = install()
+            if done:
+                link()
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here")
         return 130

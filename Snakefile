@@ -6,6 +6,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 from foalkit import UserError
@@ -26,7 +27,8 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 
-OUT = P.folder
+# within this folder by its name there: braces of the way to it would be taken for wildcards
+OUT = P.folder.relative_to(Path.cwd()) if P.folder.is_relative_to(Path.cwd()) else P.folder
 SEEDS = P.seeds
 ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for variant in variants]
 # what the runs depend on: known when the features are made, which is why `foalkit grid` makes them before all else

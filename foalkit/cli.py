@@ -19,7 +19,8 @@ def main(words: list[str] | None = None) -> int:
         added = verbs.add_parser(name, help=about, description=about)
         added.set_defaults(function=function)
         if params:
-            added.add_argument("params", help="a file in params/ without its ending, or a path to one")
+            about = "a file in params/ without its ending, or a path to one"
+            added.add_argument("params", help=about, nargs="?" if params == "perhaps" else None)
             added.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
         return added
 
@@ -28,6 +29,7 @@ def main(words: list[str] | None = None) -> int:
     verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
+    verb("doctor", _doctor, "say what this machine has, what the params need, and what to do", params="perhaps")
     clean = verb("clean-features", _clean, "list the features, boxes and corpora that no outputs name", params=False)
     clean.add_argument("--remove", action="store_true", help="remove them")
     _read_and_write_any_letter(words)
@@ -73,6 +75,14 @@ def _check(given) -> int:
     differences += damaged
     print("\n".join(differences) or f"{numbers} numbers agree, {stores} stores hold what was written")
     return 1 if differences else 0
+
+
+def _doctor(given) -> int:
+    from foalkit.doctor import examine
+
+    found = examine(given.params, given.overrides)
+    print(*found, sep="\n")
+    return 1 if any(f.stops for f in found) else 0
 
 
 def _params(given) -> int:

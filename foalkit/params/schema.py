@@ -273,11 +273,12 @@ class Params(Strict):
             raise ValueError("leaves the project; write an absolute path for that")
         if len(folder.parts) < 3:
             raise ValueError(f"what params files share would lie beside it, in {folder.parent}; choose a folder in it")
-        if "{" in str(folder) or "}" in str(folder):
+        kept = str(folder.relative_to(ROOT) if inside else folder)
+        if "{" in kept or "}" in kept:
             raise ValueError("must not have { or } in it, which the grid fills in")
         if max(len(os.fsencode(part)) for part in folder.parts) > 150:
             raise ValueError("a name in it is longer than 150 bytes")
-        return str(folder.relative_to(ROOT) if inside else folder)
+        return kept
 
     @model_validator(mode="after")
     def _names_exist(self):

@@ -1,0 +1,255 @@
+"""`foalkit doctor`: what this machine has, what a params file needs of it, and what to do about the rest."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from foalkit import ROOT, UserError
+
+# what writes and reads the generated corpora; real ones may hold any other that FFmpeg reads
+CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}
+WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+AGAIN = "touch requirements.lock; make brings them"
+
+
+class Finding(NamedTuple):
+    """What was looked at, what was found, what to do where it matters, and whether it stops the work."""
+
+    what: str
+    found: str
+    to_do: str = ""
+    stops: bool = False
+
+    def __str__(self) -> str:
+        mark = "STOP" if self.stops else "note" if self.to_do else "ok"
+        return f"{mark:5}{self.what:10}{self.found}{f'; {self.to_do}' if self.to_do else ''}"
+
+
+def examine(params: str | None = None, overrides: str | list[str] = "") -> list[Finding]:
+    """Look at everything, and at what the params need where some are named; a look that fails is a finding too."""
+    p, found = None, []
+    try:
+        if params is not None:
+            from foalkit.params import load
+
+            p = load(params, overrides)
+    except UserError as error:
+        found.append(Finding("params", str(error), stops=True))
+    for look in (_python, _packages, _codecs, _gpu, _processor, _memory, _folders, _corpus, _weights, _caches, _tools):
+        try:
+            found += look(p)
+        except Exception as error:  # one look must not end the others
+            found.append(Finding(look.__name__[1:], f"{type(error).__name__}: {error}", "mend that first", stops=True))
+    return found
+
+
+def _python(_) -> Iterator[Finding]:
+    fine = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    to_do = "" if fine else "remove .venv and make PYTHON=python3.12"
+    yield Finding("Python", f"{platform.python_version()} in {sys.prefix}", to_do, stops=not fine)
+    if sys.getfilesystemencoding() != "utf-8":
+        yield Finding(
+            "locale", f"paths are {sys.getfilesystemencoding()}", "export PYTHONUTF8=1 before notebooks start"
+        )
+
+
+def _packages(_) -> Iterator[Finding]:
+    from importlib.metadata import distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    there = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
+    lines = re.findall(r"^([\w.-]+==[^\\\n]+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    wanted = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate()]
+    versions = [(r, there.get(canonicalize_name(r.name))) for r in wanted]
+    missing = [r.name for r, version in versions if version is None]
+    other = [f"{r.name} {v} (locked: {str(r.specifier)[2:]})" for r, v in versions if v and v not in r.specifier]
+    yield Finding("packages", f"{len(wanted) - len(missing) - len(other)} of {len(wanted)} as in requirements.lock")
+    if missing:
+        yield Finding("packages", f"missing: {_few(missing)}", AGAIN, stops=True)
+    if other:
+        yield Finding("packages", f"another version: {_few(other)}", f"{AGAIN}; numbers may differ until then")
+
+
+def _codecs(p) -> Iterator[Finding]:
+    import av
+
+    for mode, verb in (("r", "read"), ("w", "write")):
+        lacking = []
+        for name in CODECS[mode]:
+            try:
+                av.codec.Codec(name, mode)
+            except ValueError:
+                lacking.append(name)
+        to_do = "install PyAV's own wheel: python -m pip install --force-reinstall --no-deps av" if lacking else ""
+        words = f"PyAV {av.__version__} can {verb} {len(CODECS[mode]) - len(lacking)} of {len(CODECS[mode])} kinds"
+        words += f", not {_few(lacking)}" if lacking else ""
+        needed = mode == "r" or (p is not None and p.corpus.generate is not None)
+        yield Finding("codecs", words, to_do, stops=bool(lacking) and needed)
+
+
+def _gpu(p) -> Iterator[Finding]:
+    import torch
+
+    driver = Path("/proc/driver/nvidia/version")
+    asked = p is not None and "cuda" in (p.training.device, *(getattr(f, "device", "") for f in p.features.values()))
+    for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, size = (x / 1e9 for x in torch.cuda.mem_get_info(n))
+        yield Finding("GPU", f"{n}: {torch.cuda.get_device_name(n)}, {free:.0f} of {size:.0f} GB free")
+    if not torch.cuda.is_available() and driver.exists():
+        said = driver.read_text(encoding="utf-8", errors="replace").split("\n")[0]
+        to_do = f"torch is built for CUDA {torch.version.cuda}: update the driver, or look at CUDA_VISIBLE_DEVICES"
+        yield Finding("GPU", f"torch sees none, though there is a driver ({said})", to_do, stops=asked)
+    elif not torch.cuda.is_available():
+        slow = "large networks take days without one" if p is not None and any(_networks(p)) else ""
+        yield Finding("GPU", "none", "the params ask for device: cuda; use auto or cpu" if asked else slow, stops=asked)
+
+
+def _processor(p) -> Iterator[Finding]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    can = torch.cpu.get_capabilities()
+    units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if can.get(unit)]
+    words = [f"{cores} cores", torch.backends.cpu.get_cpu_capability(), *(units[:1] or ["no units for bf16"])]
+    words += [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
+    to_do = ""
+    if p is not None and p.training.threads > cores:
+        to_do = f"training.threads={p.training.threads} is more than there are: {cores} will do"
+    elif p is not None and p.training.precision == "bf16" and not units and not torch.cuda.is_available():
+        to_do = "training.precision=fp32 is quicker here"
+    yield Finding("processor", ", ".join(words), to_do)
+
+
+def _memory(_) -> Iterator[Finding]:
+    import psutil
+
+    limit, memory = Path("/sys/fs/cgroup/memory.max"), psutil.virtual_memory()
+    said = limit.read_text(encoding="utf-8").strip() if limit.exists() else ""
+    size = min(memory.total, int(said) if said.isdecimal() else memory.total)
+    to_do = "" if size > 4e9 else "a job takes about 1 GB: make grid CORES=1"
+    yield Finding("memory", f"{size / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB of the machine's available", to_do)
+
+
+def _folders(p) -> Iterator[Finding]:
+    places = {"outputs": p.folder if p else ROOT / "outputs", "temporary": Path(tempfile.gettempdir())}
+    places["home"] = Path(os.environ.get("JUPYTER_RUNTIME_DIR") or Path("~").expanduser())
+    for what, folder in places.items():
+        there = next(f for f in (folder, *folder.parents) if f.exists())
+        to_do = {"outputs": "set outputs: to a folder of yours", "temporary": "export TMPDIR=<folder>"}
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            do = to_do.get(what, "export HOME=<folder>: notebooks' kernels write there")
+            yield Finding(what, f"{folder} cannot be written ({error.strerror})", do, stops=True)
+            continue
+        free, needs = shutil.disk_usage(there).free, _needs(p) if p and what == "outputs" else 0
+        words = f"{folder}, {free / 1e9:.1f} GB free"
+        words += f", about {needs / 1e9:.1f} GB of features, corpus and runs to come" if needs else ""
+        yield Finding(what, words, "free some, or set outputs: to another disk" if free < needs + 5e8 else "")
+
+
+def _needs(p) -> float:
+    """Bytes that are still to be written, roughly: a generated corpus, features, the weights of runs."""
+    made, seconds = p.corpus.generate, 1.2 if p.corpus.generate else 3.6  # of a turn, cut at 6 s
+    turns = {"iemocap": 5531, "ravdess": 2452}[p.corpus.reader]
+    if made:
+        turns = 5 * made.turns_per_session if p.corpus.reader == "iemocap" else made.takes_per_actor * made.actors
+    needs = 250_000 * turns if made and not Path(p.corpus_folder).exists() else 0
+    for stream, spec in p.features.items():
+        if not p.store_folder(stream).exists():
+            frames = 50 if spec.kind == "sound" else 30 / getattr(spec, "every", 1)
+            needs += turns * seconds * (2 * frames * spec.width if hasattr(spec, "width") else 32_000)
+            needs += turns * 3 * spec.frames * spec.size**2 if spec.encoder == "frames" else 0
+    for protocol, variants in p.ablation.items():
+        for variant in variants:
+            inputs = [p.for_variant(variant).model.inputs.get(s) for s in p.variants[variant].streams]
+            large = any(getattr(x, "model", "small") != "small" for x in inputs)
+            whole = len(p.fold_numbers(protocol)) * len(p.seeds)
+            done = len(list(p.folder.glob(f"runs/{protocol}/{variant}/*/weights.safetensors")))
+            needs += (1.3e9 if large else 1e6) * max(0, whole - done)
+    return needs
+
+
+def _corpus(p) -> Iterator[Finding]:
+    from foalkit.params.load import expand
+
+    places = {"corpus.root": p.corpus_folder} if p else {}
+    places |= {f"features.{s}.folder": f.folder for s, f in p.features.items() if f.kind == "numbers"} if p else {}
+    for key, place in places.items():
+        try:
+            folder = expand(place, key)
+        except UserError as error:
+            yield Finding("corpus", str(error), stops=True)
+            continue
+        if key == "corpus.root" and p.corpus.generate is not None and not folder.exists():
+            yield Finding("corpus", f"{folder} is generated by notebook 01")
+        elif not folder.is_dir():
+            to_do = "name the folder of the recordings" if folder.exists() else "lay it out as the README says"
+            yield Finding("corpus", f"{key}: there is no folder {folder}", to_do, stops=True)
+        elif not os.access(folder, os.R_OK | os.X_OK):
+            yield Finding("corpus", f"{key}: {folder} cannot be read", "ask its owner, or chmod -R u+rX", stops=True)
+        else:
+            yield Finding("corpus", f"{key}: {folder}")
+
+
+def _networks(p) -> Iterator[tuple[str, str, str]]:
+    """The hub's repository and revision of every network that is neither small nor a local folder, with its key."""
+    every = {f"features.{s}": f for s, f in p.features.items()}
+    every |= {f"model.inputs.{s}": x for s, x in p.model.inputs.items()}
+    for key, spec in every.items():
+        name = getattr(spec, "pretrained", None) or getattr(spec, "model", "small")
+        if name != "small" and getattr(spec, "model", "") != "small" and not Path(os.path.expandvars(name)).exists():
+            yield key, name, spec.revision
+
+
+def _weights(p) -> Iterator[Finding]:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    for key, name, revision in _networks(p) if p else ():
+        if any(isinstance(try_to_load_from_cache(name, f, revision=revision), str) for f in WEIGHTS):
+            yield Finding("weights", f"{key}: {name} is in {constants.HF_HUB_CACHE}")
+        elif constants.HF_HUB_OFFLINE:
+            yield Finding("weights", f"{key}: {name} is not here, HF_HUB_OFFLINE is set", "unset it once", stops=True)
+        else:
+            to_do = f"it is downloaded to {constants.HF_HUB_CACHE} (HF_HOME) on first use"
+            yield Finding("weights", f"{key}: {name} is not here yet", to_do)
+
+
+def _caches(p) -> Iterator[Finding]:
+    from foalkit.features.data import unnamed
+
+    outputs = p.folder.parent if p else ROOT / "outputs"
+    for name in ("features", "corpora", "weights"):
+        size = sum(f.stat().st_size for f in (outputs / name).rglob("*") if f.is_file())
+        yield Finding(name, f"{size / 1e6:.1f} MB in {outputs / name}")
+    try:
+        size = sum(unnamed(outputs).values())
+        yield Finding("unnamed", f"{size / 1e6:.1f} MB", "foalkit clean-features --remove" if size > 1e8 else "")
+    except UserError as error:
+        yield Finding("unnamed", str(error), "nothing is cleaned until then")
+
+
+def _tools(_) -> Iterator[Finding]:
+    from foalkit.results.records import provenance
+
+    if shutil.which("git") is None:
+        yield Finding("git", "not installed", "without it records name no commit")
+    else:
+        made = provenance()
+        state = {True: ", changed", False: "", None: ""}[made["dirty"]]
+        to_do = "" if made["commit"] else "records name no commit: use a clone, not a copy"
+        yield Finding("git", f"commit {(made['commit'] or 'unknown')[:12]}{state}", to_do)
+    latex = shutil.which("pdflatex")
+    yield Finding("LaTeX", latex or "none: only needed to typeset outputs/<params>/tables/*.tex")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -34,7 +34,7 @@ demo:  ## everything: environment, corpus, features, the whole ablation, the rep
 	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
-	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(PARAMS)) $(call quoted,$(OVERRIDES))
+	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(value PARAMS)) $(call quoted,$(value OVERRIDES))
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest
@@ -78,9 +78,9 @@ expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/
 	@$(BIN)/python docs/make.py
 
 clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
-	@case $(call quoted,$(PARAMS)) in ''|.|..|*/*|features|corpora|weights) \
+	@case $(call quoted,$(value PARAMS)) in ''|.|..|*/*|features|corpora|weights) \
 		echo "error: which params? make clean PARAMS=demo removes outputs/demo"; exit 1;; esac
-	rm -rf outputs/$(call quoted,$(PARAMS))
+	rm -rf outputs/$(call quoted,$(value PARAMS))
 
 clean-features: $(BIN)/.installed  ## list the features, face boxes and corpora that no outputs name; REMOVE=yes removes them
 	@$(BIN)/python -m foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)

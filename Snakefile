@@ -63,7 +63,9 @@ def papermill(notebook, *names, **more):
     """The shell line of one notebook with these wildcards as parameters, and more; its output is kept in a log."""
     given = {n: f"{{wildcards.{n}:q}}" for n in names} | more
     numbers = {"fold", "seed"}
-    call = f"{word(sys.executable)} -m foalkit.job {word(f'{workflow.basedir}/notebooks/{notebook}.ipynb')} {{output.notebook:q}}"
+    # papermill fills in what stands in braces in a path, too
+    file = f"{workflow.basedir}/notebooks/{notebook}.ipynb".replace("{", "{{").replace("}", "}}")
+    call = f"{word(sys.executable)} -m foalkit.job {word(file)} {{output.notebook:q}}"
     call += " --log-level WARNING --no-progress-bar --start-timeout 180"
     call += f" -r params {word(PARAMS)} -r overrides {word(OVERRIDES)}"
     call += "".join(f" {'-p' if n in numbers else '-r'} {n} {value}" for n, value in given.items())

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,13 +180,16 @@ def _needs(p) -> float:
 
 
 def _corpus(p) -> Iterator[Finding]:
-    from foalkit.params.load import expand
+    from foalkit.params.load import corpus_place, expand
 
-    places = {"corpus.root": p.corpus_folder} if p else {}
-    places |= {f"features.{s}.folder": f.folder for s, f in p.features.items() if f.kind == "numbers"} if p else {}
+    places = {"corpus.root": lambda: corpus_place(p)} if p else {}
+    for stream, spec in p.features.items() if p else ():
+        if spec.kind == "numbers":
+            key = f"features.{stream}.folder"
+            places[key] = partial(expand, spec.folder, key)
     for key, place in places.items():
         try:
-            folder = expand(place, key)
+            folder = place()
         except UserError as error:
             yield Finding("corpus", str(error), stops=True)
             continue

@@ -9,7 +9,7 @@ import pandas as pd
 from foalkit import UserError, one_line
 from foalkit.files import locked
 from foalkit.params import Params
-from foalkit.params.load import expand
+from foalkit.params.load import corpus_place
 from foalkit.params.schema import Corpus
 
 COLUMNS = {
@@ -35,7 +35,7 @@ def corpus_root(params: Params) -> Path:
 
     Raises UserError when the folder does not exist or its environment variable is not set.
     """
-    root = expand(params.corpus_folder, "corpus.root")
+    root = corpus_place(params)
     if params.corpus.generate is not None:
         puppets = import_module(f"foalkit.puppets.{params.corpus.reader}")
         try:

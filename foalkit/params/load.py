@@ -92,6 +92,11 @@ def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[Publ
     return rows
 
 
+def corpus_place(params: Params) -> Path:
+    """Where the corpus lies or will lie, absolute; raises UserError when a variable in `corpus.root` is not set."""
+    return expand(params.corpus.root, "corpus.root") if params.corpus.root else Path(params.corpus_folder)
+
+
 def _file(path: Path, ledger: dict[int, LedgerRow]) -> dict:
     """What the file says, over its base, with the variants it may name."""
     data = read_file(path)

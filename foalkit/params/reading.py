@@ -113,8 +113,10 @@ def read_file(file: Path) -> dict:
 def expand(path: str, what: str) -> Path:
     """An absolute path from one that may start in the project and name $VARIABLES.
 
-    Raises UserError when a variable is not set or ~ names nobody.
+    What is there as it is written is meant. Raises UserError when a variable is not set or ~ names nobody.
     """
+    if os.path.exists(ROOT / path):
+        return ROOT / path
     missing = [n for n in re.findall(r"\$\{?(\w+)", path) if n not in os.environ]
     if missing:
         raise UserError(f"{what} is {path}, but ${missing[0]} is not set: export {missing[0]}=<folder>")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from foalkit import UserError
 from foalkit.params import Params
-from foalkit.params.load import expand, read_ledger
+from foalkit.params.load import corpus_place, read_ledger
 from foalkit.results import scoring
 from foalkit.results.variants import PLAIN, SYSTEMS, VariantResult, read_absent, shown_rows
 
@@ -369,7 +369,7 @@ def _media(params: Params) -> dict[str, tuple[str, str]]:
     if not {"audio", "video"} <= set(table.columns):
         return {}
     try:
-        root = expand(params.corpus_folder, "corpus.root")
+        root = corpus_place(params)
     except UserError:  # the recordings are elsewhere now; the records are enough for the rest
         return {}
 

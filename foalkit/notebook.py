@@ -1,9 +1,10 @@
 """What a notebook's first cells need: checked parameters, and a look at what they mean."""
 
 import ast
+import sys
 from dataclasses import dataclass
 
-from foalkit import UserError
+from foalkit import ROOT, UserError
 from foalkit.params import Params, load
 from foalkit.params.errors import nearest
 from foalkit.params.schema import Protocol
@@ -29,6 +30,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     only warns), for an unknown params file, variant or protocol (naming the nearest), and for a fold that
     does not exist.
     """
+    if (code := sys.getfilesystemencoding()) != "utf-8" and not str(ROOT).isascii():
+        raise UserError(f"this locale reads the name of the project's folder as {code}: export PYTHONUTF8=1, start again")
     known = {"params", "overrides", *chosen}
     for name in _injected() - known:
         raise UserError(f"unknown notebook parameter {name!r}; {nearest(name, sorted(known))}")

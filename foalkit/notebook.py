@@ -31,7 +31,7 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     does not exist.
     """
     if (code := sys.getfilesystemencoding()) != "utf-8" and not str(ROOT).isascii():
-        raise UserError(f"this locale reads the name of the project's folder as {code}: export PYTHONUTF8=1, start again")
+        raise UserError(f"the project's folder has letters that this locale reads as {code}: export PYTHONUTF8=1")
     known = {"params", "overrides", *chosen}
     for name in _injected() - known:
         raise UserError(f"unknown notebook parameter {name!r}; {nearest(name, sorted(known))}")

@@ -42,6 +42,13 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        from foalkit.files import in_one_line
+
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _read_and_write_any_letter(words: list[str] | None) -> None:
@@ -56,6 +63,8 @@ def _grid(given) -> int:
     from foalkit import grid
     from foalkit.params import load
 
+    if given.cores != "all" and not (given.cores.isdecimal() and int(given.cores)):
+        raise UserError(f"--cores {given.cores} (CORES={given.cores}): give a number from 1, or all")
     status = grid.run(given.params, " ".join(given.overrides), given.cores)
     if status == 0:
         from foalkit.report import expected

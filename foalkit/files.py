@@ -1,5 +1,6 @@
 """Files that are whole or not there, and digests of bytes."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,6 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+WHAT_TO_DO = {  # about what the system refuses
+    errno.ENOSPC: "free some space and start again: what is done stays",
+    errno.EDQUOT: "free some of your quota and start again: what is done stays",
+    errno.EROFS: "it is mounted to be read only; name another folder",
+    errno.EACCES: "get the right to it (chmod, chown), or name another folder",
+    errno.EPERM: "get the right to it (chmod, chown), or name another folder",
+    errno.ENOTDIR: "a file stands where a folder should; remove it, or name another folder",
+    errno.EEXIST: "something else has that name; remove it, or name another folder",
+}
+
+
+def in_one_line(error: OSError) -> str:
+    """What the system refused, about which file, and what to do."""
+    reason = " ".join(str(error.strerror or error).split())
+    to_do = WHAT_TO_DO.get(error.errno, "look at that file, then start again")
+    return f"{f'{error.filename}: ' if error.filename else ''}{reason}; {to_do}"
 
 
 def digest(value: Any) -> str:

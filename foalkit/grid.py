@@ -30,6 +30,7 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
     their digests. Locks that a killed grid left in `folder` are removed; those of a living one are respected. Raises
     UserError for params that cannot be loaded, and for an outputs folder that is not theirs.
     """
+    from foalkit.corpora.manifest import corpus_root
     from foalkit.features.data import up_to_date
 
     p = load(params, overrides)
@@ -49,6 +50,8 @@ def run(params: str, overrides: str = "", cores: str = "all", folder: Path = ROO
             if known:
                 print("corpus, features or their settings have changed: preprocessing again", flush=True)
                 (p.folder / "preprocess.json").unlink()
+            if p.corpus.generate is None:
+                corpus_root(p)
             status = _snakemake([*call, "--until", "preprocess"], folder, living)
         status = status or _snakemake(call, folder, living)
     if status:

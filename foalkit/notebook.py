@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from foalkit import ROOT, UserError
+from foalkit.files import in_one_line
 from foalkit.params import Params, load
 from foalkit.params.errors import nearest
 from foalkit.params.schema import Protocol
@@ -32,6 +33,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     """
     if (code := sys.getfilesystemencoding()) != "utf-8" and not str(ROOT).isascii():
         raise UserError(f"the project's folder has letters that this locale reads as {code}: export PYTHONUTF8=1")
+    if (shell := _shell()) is not None:
+        shell.set_custom_exc((OSError,), _say_in_one_line)
     known = {"params", "overrides", *chosen}
     for name in _injected() - known:
         raise UserError(f"unknown notebook parameter {name!r}; {nearest(name, sorted(known))}")
@@ -54,13 +57,23 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     return Job(loaded, **chosen)
 
 
-def _injected() -> set[str]:
-    """The names that papermill's injected cell assigned, found among the cells this kernel has run."""
+def _shell():
+    """IPython's shell, None outside of it."""
     try:
         from IPython import get_ipython
     except ImportError:
-        return set()
-    shell = get_ipython()
+        return None
+    return get_ipython()
+
+
+def _say_in_one_line(shell, kind, error, trace, tb_offset=None) -> None:
+    """A full disk or a folder of another's is no fault of the code: as UserError, without a traceback."""
+    shell.showtraceback((UserError, UserError(in_one_line(error)), None))
+
+
+def _injected() -> set[str]:
+    """The names that papermill's injected cell assigned, found among the cells this kernel has run."""
+    shell = _shell()
     cells = shell.user_ns.get("In", []) if shell is not None else []
     names = set()
     for cell in cells:

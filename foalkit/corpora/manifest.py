@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from foalkit import UserError, one_line
-from foalkit.files import locked
+from foalkit.files import in_one_line, locked
 from foalkit.params import Params
 from foalkit.params.load import corpus_place
 from foalkit.params.schema import Corpus
@@ -44,8 +44,12 @@ def corpus_root(params: Params) -> Path:
                 puppets.write_corpus(root, **params.corpus.generate.model_dump())
         except FileExistsError as error:
             raise UserError(f"corpus.generate: {error}") from None
-    if not root.is_dir():
-        raise UserError(f"corpus.root: there is no folder {root}; lay the corpus out as the README says")
+    try:
+        if not root.is_dir():
+            raise UserError(f"corpus.root: there is no folder {root}; lay the corpus out as the README says")
+        next(root.iterdir(), None)
+    except OSError as error:
+        raise UserError(f"corpus.root: {in_one_line(error)}") from None
     return root
 
 

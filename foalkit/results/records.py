@@ -1,5 +1,6 @@
 """The run's record, predictions and weights: written atomically, the record last, read by everything downstream."""
 
+import errno
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from foalkit import ROOT, UserError, __version__, arithmetic
-from foalkit.files import file_digest, read_mapping, write_json, write_parquet
+from foalkit.files import file_digest, in_one_line, read_mapping, write_json, write_parquet
 from foalkit.params import Params
 
 SCHEMA = 1
@@ -53,10 +54,12 @@ def claim(params: Params) -> None:
                 break
             write_json(file, own | {"differs": params.differs})
         found = read_mapping(file)
+        if not os.access(params.folder, os.W_OK | os.X_OK):  # it may be a finished grid's
+            raise PermissionError(errno.EACCES, "it cannot be written", str(params.folder))
     except ValueError:
         raise UserError(f"{_short(file)}: damaged; delete it if the folder is that of {params.name}") from None
     except OSError as error:
-        raise UserError(f"outputs: {params.folder} cannot be written ({error.strerror})") from None
+        raise UserError(f"outputs: {in_one_line(error)}") from None
     if found.get("name") != params.name or (params.file and (found.get("file") or params.file) != params.file):
         raise UserError(
             f"outputs: {_short(params.folder)} holds the runs of {found.get('name')} ({found.get('file')}), these are "

@@ -115,7 +115,7 @@ def main() -> int:
     if linux and free < DISK and new:
         print(f"only {free / 1e9:.1f} GB are free here: this may not suffice", flush=True)
     try:
-        with (ROOT / "requirements.lock").open("r+") as handle:
+        with (ROOT / "requirements.lock").open("r+", encoding="utf-8") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)  # another one that installs here is waited for
             done = install()
             if done:

@@ -1,11 +1,15 @@
 """The console command: what it prints, what it leaves alone, and its exit status."""
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from conftest import refused
 
-from foalkit import cli, files, params
+from foalkit import ROOT, cli, files, params
 from foalkit.features import data as prepared
 from foalkit.features.data import prepare, unnamed, while_nobody_prepares
 from foalkit.features.encoders.sound import LogMelEncoder
@@ -49,6 +53,37 @@ def test_two_files_are_compared_by_what_they_set_otherwise(capsys):
 def test_what_is_wrong_is_one_line_and_a_status(capsys):
     status, said = printed(capsys, "params", "dmeo")
     assert status == 1 and said == "error: unknown params file 'dmeo'; did you mean 'demo'?\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "/a/file"), OSError("odd\nthing")])
+def test_what_the_system_refuses_is_one_line_with_what_to_do(capsys, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(params, "load", full)
+    status, said = printed(capsys, "params", "demo")
+    assert status == 1 and said.startswith("error: ") and said.count("\n") == 1
+    assert ("/a/file" in said and "free some space" in said) if error.errno else "odd thing" in said
+
+
+def test_an_interruption_is_no_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_params", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert printed(capsys, "params", "demo") == (130, "")
+
+
+@pytest.mark.parametrize("cores", ["0", "-1", "two", "1.5", ""])
+def test_no_number_of_cores_is_refused(capsys, cores):
+    status, said = printed(capsys, "grid", f"--cores={cores}", "demo")
+    assert status == 1 and f"--cores {cores}" in said and "or all" in said
+
+
+def test_any_letter_is_printed_in_any_locale():
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG", "PYTHON"))}
+    for more in ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "latin-1"}):
+        call = [sys.executable, "-m", "foalkit", "params", "demo"]
+        done = subprocess.run(call, env=env | more, cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert rb"label \u2192 class" in done.stdout
 
 
 # ---- features that nothing names ----------------------------------------------------------------------
@@ -120,7 +155,7 @@ def test_outputs_of_other_params_are_not_written_into(outputs):
     assert params.load("demo").name == "demo"
 
 
-def test_a_folder_is_claimed_by_file_and_name(tiny, tmp_path):
+def test_a_folder_is_claimed_by_file_and_name(tiny, tmp_path, monkeypatch):
     p = tiny.model_copy(update={"outputs": str(tmp_path / "out"), "name": "mine", "file": "/one/mine.yaml"})
     records.claim(p)
     records.claim(p)
@@ -129,9 +164,13 @@ def test_a_folder_is_claimed_by_file_and_name(tiny, tmp_path):
     for damaged in (b"", b"[]", b"{", b"\xff"):
         (tmp_path / "out" / "params.json").write_bytes(damaged)
         assert "params.json: damaged" in refused(lambda: records.claim(p))
+    monkeypatch.setattr(records.os, "access", lambda *_: False)
+    assert "cannot be written; get the right to it" in refused(
+        lambda: records.claim(params.load("demo", f"outputs={tmp_path}/o"))
+    )
     (tmp_path / "file").write_text("")
     blocked = p.model_copy(update={"outputs": str(tmp_path / "file" / "out")})
-    assert "cannot be written" in refused(lambda: records.claim(blocked))
+    assert "a file stands where a folder should" in refused(lambda: records.claim(blocked))
 
 
 @pytest.mark.parametrize("damage", [b"", b"null", b"[1]", b"{", b"\xff\xfe"])

@@ -12,6 +12,7 @@ from conftest import refused
 
 from foalkit import ROOT, cli, grid, params
 from foalkit.features import data
+from foalkit.results import records
 
 
 @pytest.fixture
@@ -26,6 +27,8 @@ def called(monkeypatch, tmp_path):
         return popen([sys.executable, "-c", f"print({said!r}, end='')"], **how)
 
     monkeypatch.setattr(grid.subprocess, "Popen", instead)
+    claim = records.claim  # of outputs in this project: none of a test's business
+    monkeypatch.setattr(grid, "claim", lambda p: None if p.folder.is_relative_to(ROOT) else claim(p))
     return seen, tmp_path
 
 
@@ -44,6 +47,17 @@ def test_values_arrive_as_they_were_written_and_noise_is_left_out(called, capsys
 
 def test_params_that_cannot_be_loaded_start_nothing(called):
     assert "did you mean 'demo'" in refused(lambda: grid.run("dmeo", folder=called[1]))
+    assert called[0] == []
+
+
+def test_outputs_or_recordings_that_are_not_there_start_nothing(called, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = refused(lambda: grid.run("demo", f"outputs={tmp_path}/file", folder=called[1]))
+    assert str(tmp_path / "file") in said and "name another folder" in said
+    recordings = f"outputs={tmp_path}/out corpus.root={tmp_path}/file"
+    assert "corpus.root: there is no folder" in refused(
+        lambda: grid.run("iemocap-frozen", recordings, folder=called[1])
+    )
     assert called[0] == []
 
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import yaml
 
@@ -86,6 +85,19 @@ def test_no_machine_path_and_no_pickle_in_tracked_files():
             assert not re.search(pattern, text), f"{what} in {name}"
 
 
+def test_text_is_read_and_written_as_utf_8_in_every_locale():
+    files = [*(ROOT / "foalkit").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"), ROOT / "install.py"]
+    for file in files:
+        for call in (n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)):
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            given = {k.arg: k.value for k in call.keywords}
+            mode = [a.value for a in call.args if isinstance(a, ast.Constant) and set(str(a.value)) <= set("rwax+bt")]
+            opens = name == "open" and getattr(getattr(call.func, "value", None), "id", "") not in ("av", "os", "wave")
+            text = name in ("read_text", "write_text") or (opens and "b" not in "".join(mode))
+            text = text or "text" in given or "universal_newlines" in given
+            assert not text or "encoding" in given, f"{file.name}, line {call.lineno}: in which encoding?"
+
+
 def test_ruff_is_clean():
     subprocess.run([sys.executable, "-m", "ruff", "check", "--quiet", "."], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "ruff", "format", "--check", "--quiet", "."], cwd=ROOT, check=True)
@@ -93,7 +105,13 @@ def test_ruff_is_clean():
 
 def test_the_rooms_keep_their_order():
     done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache", "--no-logo"],
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command as f; f()",
+            "--no-cache",
+            "--no-logo",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

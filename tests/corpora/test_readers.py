@@ -1,5 +1,6 @@
 """The readers: IEMOCAP's layout on the tiny corpus and on broken copies, RAVDESS's names, the manifest."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import wave
 import av
 import pandas as pd
 import pytest
+from conftest import refused
 
 from foalkit import UserError, params
 from foalkit.corpora import iemocap, ravdess
@@ -367,3 +369,20 @@ def test_a_folder_of_other_signs_keeps_its_takes_out_of_the_tables(tmp_path, fol
     assert (len(table), len(left_out)) == ((2, 0) if shown else (1, 1))
     for rows in (table, left_out):
         rows.to_parquet(tmp_path / "x.parquet")
+
+
+def test_a_corpus_that_cannot_be_read_or_written_is_one_line(tmp_path, monkeypatch):
+    generated = params.load("demo", f"corpus.root={tmp_path}")
+    (tmp_path / "something.txt").write_text("")
+    assert "holds no demo corpus: choose another folder" in refused(lambda: corpus_root(generated))
+    (tmp_path / "file").write_text("")
+    real = params.load("iemocap-frozen", f"corpus.root={tmp_path}/file")
+    assert f"there is no folder {tmp_path}/file" in refused(lambda: corpus_root(real))
+
+    def locked(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", locked)
+    real = params.load("iemocap-frozen", f"corpus.root={tmp_path}")
+    said = refused(lambda: corpus_root(real))
+    assert said.startswith("corpus.root: ") and str(tmp_path) in said and "chmod" in said

@@ -9,7 +9,7 @@ import yaml
 from conftest import refused
 
 from foalkit import ROOT, UserError, notebook, params
-from foalkit.params.load import expand, params_files, read_ledger
+from foalkit.params.load import corpus_place, expand, params_files, read_ledger
 from foalkit.params.schema import Puppets, PuppetTakes
 
 FILES = params_files()
@@ -477,3 +477,21 @@ def test_files_that_are_no_text_are_named(tmp_path):
     (tmp_path / "y.yaml").mkdir()
     for name in ("x.yaml", "y.yaml"):
         assert name in refused(lambda name=name: params.load(tmp_path / name))
+
+
+def test_a_key_below_a_single_value_is_refused():
+    said = refused(lambda: params.load("demo", "training.epochs.more=1"))
+    assert said == "overrides: training.epochs.more: epochs is a single value, it holds no keys"
+
+
+def test_outputs_that_the_grid_cannot_name_are_refused():
+    assert "outputs: a folder of outputs cannot have { or }" in refused(lambda: params.load("demo", "outputs=/a/{b}"))
+
+
+def test_a_dollar_in_the_projects_own_path_is_no_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAME", "other")
+    (tmp_path / "$NAME").mkdir()
+    assert expand(str(tmp_path / "$NAME"), "corpus.root") == tmp_path / "$NAME"
+    assert expand(f"{tmp_path}/$NAME/x", "corpus.root") == tmp_path / "other" / "x"
+    p = params.load("demo", f"outputs={tmp_path}/$GONE/out")
+    assert corpus_place(p).parent == tmp_path / "$GONE" / "corpora"

@@ -85,7 +85,7 @@ def install() -> bool:
         print("uv could not do it (above); pip tries", flush=True)
         remove_half_installed()
     else:
-        print("pip installs (it could not bring uv, which takes a fifth of the time)", flush=True)
+        print("pip installs (it could not bring uv, which is several times as fast)", flush=True)
     return call(*pip, "install", "--require-hashes", "-r", "requirements.lock", env=plain)
 
 

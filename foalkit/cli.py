@@ -43,9 +43,9 @@ def main(words: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        from foalkit.files import in_one_line
+        from foalkit.files import refusal
 
-        print(f"error: {in_one_line(error)}", file=sys.stderr)
+        print(f"error: {UserError(refusal(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -65,11 +65,12 @@ def _grid(given) -> int:
 
     if given.cores != "all" and not (given.cores.isdecimal() and int(given.cores)):
         raise UserError(f"--cores {given.cores} (CORES={given.cores}): give a number from 1, or all")
-    status = grid.run(given.params, " ".join(given.overrides), given.cores)
+    overrides = " ".join(given.overrides)
+    status = grid.run(given.params, overrides, given.cores)
     if status == 0:
         from foalkit.report import expected
 
-        if said := expected.compare(load(given.params, given.overrides)):
+        if said := expected.compare(load(given.params, overrides)):
             print(said)
     return status
 

@@ -25,7 +25,7 @@ WHAT_TO_DO = {  # about what the system refuses
 }
 
 
-def in_one_line(error: OSError) -> str:
+def refusal(error: OSError) -> str:
     """What the system refused, about which file, and what to do."""
     reason = " ".join(str(error.strerror or error).split())
     to_do = WHAT_TO_DO.get(error.errno, "look at that file, then start again")

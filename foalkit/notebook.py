@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 
 from foalkit import ROOT, UserError
-from foalkit.files import in_one_line
+from foalkit.files import refusal
 from foalkit.params import Params, load
 from foalkit.params.errors import nearest
 from foalkit.params.schema import Protocol
@@ -68,7 +68,7 @@ def _shell():
 
 def _say_in_one_line(shell, kind, error, trace, tb_offset=None) -> None:
     """A full disk or a folder of another's is no fault of the code: as UserError, without a traceback."""
-    shell.showtraceback((UserError, UserError(in_one_line(error)), None))
+    shell.showtraceback((UserError, UserError(refusal(error)), None))
 
 
 def _injected() -> set[str]:

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import refused
 
-from foalkit import ROOT, cli, files, params
+from foalkit import ROOT, cli, files, grid, params
 from foalkit.features import data as prepared
 from foalkit.features.data import prepare, unnamed, while_nobody_prepares
 from foalkit.features.encoders.sound import LogMelEncoder
@@ -75,6 +75,14 @@ def test_an_interruption_is_no_traceback(capsys, monkeypatch):
 def test_no_number_of_cores_is_refused(capsys, cores):
     status, said = printed(capsys, "grid", f"--cores={cores}", "demo")
     assert status == 1 and f"--cores {cores}" in said and "or all" in said
+
+
+def test_the_overrides_of_make_are_one_word_with_spaces(capsys, monkeypatch):
+    from foalkit.report import expected
+
+    monkeypatch.setattr(grid, "run", lambda params, overrides, cores: 0)
+    monkeypatch.setattr(expected, "compare", lambda p: f"{p.training.epochs} {p.loss.mem}")
+    assert printed(capsys, "grid", "demo", "training.epochs=2 loss.mem=0.5") == (0, "2 0.5\n")
 
 
 def test_any_letter_is_printed_in_any_locale():

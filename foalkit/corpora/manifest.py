@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from foalkit import UserError, one_line
-from foalkit.files import in_one_line, locked
+from foalkit.files import locked, refusal
 from foalkit.params import Params
 from foalkit.params.load import corpus_place
 from foalkit.params.schema import Corpus
@@ -49,7 +49,7 @@ def corpus_root(params: Params) -> Path:
             raise UserError(f"corpus.root: there is no folder {root}; lay the corpus out as the README says")
         next(root.iterdir(), None)
     except OSError as error:
-        raise UserError(f"corpus.root: {in_one_line(error)}") from None
+        raise UserError(f"corpus.root: {refusal(error)}") from None
     return root
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from foalkit import ROOT, UserError, __version__, arithmetic
-from foalkit.files import file_digest, in_one_line, read_mapping, write_json, write_parquet
+from foalkit.files import file_digest, read_mapping, refusal, write_json, write_parquet
 from foalkit.params import Params
 
 SCHEMA = 1
@@ -59,7 +59,7 @@ def claim(params: Params) -> None:
     except ValueError:
         raise UserError(f"{_short(file)}: damaged; delete it if the folder is that of {params.name}") from None
     except OSError as error:
-        raise UserError(f"outputs: {in_one_line(error)}") from None
+        raise UserError(f"outputs: {refusal(error)}") from None
     if found.get("name") != params.name or (params.file and (found.get("file") or params.file) != params.file):
         raise UserError(
             f"outputs: {_short(params.folder)} holds the runs of {found.get('name')} ({found.get('file')}), these are "

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and digests of bytes."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -46,15 +47,31 @@ def locked(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with file.open("w") as handle:
+    with file.open("a+") as handle:
         try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
+            take_lock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
                 raise
             print(f"waiting for another process that prepares {file.stem}")
-            fcntl.flock(handle, how)
+            take_lock(handle, how)
         yield
+
+
+def take_lock(handle, how: int) -> bool:
+    """Lock a file that is open for reading and writing (NFS asks for both), as `fcntl.flock` does.
+
+    Returns False, and says so, where the file system has no locks: a grid orders its jobs without them. Raises
+    BlockingIOError where the lock is taken and not to be waited for.
+    """
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        print(f"{handle.name}: this file system has no locks ({error.strerror}): start no second grid on this folder")
+        return False
+    return True
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -398,7 +398,7 @@ def test_detected_faces_are_cut_frame_by_frame_and_looked_for_once(hidden, looke
 def test_threads_find_the_faces_that_one_finds(hidden, monkeypatch):
     seen = {}
     for threads in (1, 4):
-        monkeypatch.setattr(build.os, "cpu_count", lambda n=threads: n)
+        monkeypatch.setattr(build.devices, "cores", lambda n=threads: n)
         shutil.rmtree(hidden.features_folder, ignore_errors=True)
         seen[threads] = prepare(hidden).stores["face"]
     assert seen[1].found == seen[4].found
@@ -423,7 +423,7 @@ def test_found_rates_outlive_what_is_made_again(hidden, looked):
 
 
 def test_a_clip_without_any_face_is_left_out_and_listed(hidden, monkeypatch):
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(build.devices, "cores", lambda: 1)
     track, count = faces.track, []
 
     def blind_once(pictures):
@@ -546,7 +546,7 @@ def whole(world):
 
 
 def kill_after(world, monkeypatch, count):
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(build.devices, "cores", lambda: 1)
     load, done = Reader.load, []
 
     def killed(self, row):

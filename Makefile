@@ -2,10 +2,14 @@ PYTHON ?= python3
 PARAMS ?= demo
 OVERRIDES ?=
 CORES ?= all
+EXECUTOR ?=
+JOBS ?=
 # they are text: make would replace what follows a $ in them
 override PARAMS := $(value PARAMS)
 override OVERRIDES := $(value OVERRIDES)
 override CORES := $(value CORES)
+override EXECUTOR := $(value EXECUTOR)
+override JOBS := $(value JOBS)
 BIN := .venv/bin
 # one thread per job, as in the grid
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -21,7 +25,7 @@ define newline
 endef
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst $(newline),'$$'\n'',$(subst ','\'',$(1)))'
-.PHONY: help demo grid test test-machines test-kills bench lab lint lock expected clean clean-features
+.PHONY: help demo grid test test-machines test-slurm test-kills bench lab lint lock expected clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +34,9 @@ demo:  ## everything: environment, corpus, features, the whole ablation, the rep
 	@$(MAKE) --no-print-directory grid PARAMS=demo
 	@echo "demo: outputs/demo/report.html"
 
-grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
-	@$(BIN)/foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(PARAMS)) $(call quoted,$(OVERRIDES))
+grid: $(BIN)/.installed $(if $(filter slurm,$(EXECUTOR)),$(BIN)/.slurm)  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU, EXECUTOR=slurm JOBS=50 runs it on a cluster
+	@$(BIN)/foalkit grid --cores $(call quoted,$(CORES)) $(if $(EXECUTOR),--executor=$(call quoted,$(EXECUTOR))) \
+		$(if $(JOBS),--jobs=$(call quoted,$(JOBS))) -- $(call quoted,$(PARAMS)) $(call quoted,$(OVERRIDES))
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest
@@ -51,6 +56,9 @@ KILLS ?= 20
 test-kills: $(BIN)/.installed  ## a small grid killed KILLS times at random moments, against one left in peace: ten minutes
 	@$(BIN)/python tests/kills.py $(KILLS)
 
+test-slurm: $(BIN)/.installed $(BIN)/.slurm  ## the grid on a Slurm of one node, started and stopped by the test (needs slurm-wlm and munge)
+	@$(BIN)/python -m pytest tests/slurm.py
+
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
@@ -62,9 +70,16 @@ lint: $(BIN)/.installed  ## ruff, and the order of the library's rooms
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 
+# apart from the rest: with it every start of Snakemake, local ones too, takes a second more
+$(BIN)/.slurm: profiles/slurm/requirements.lock | $(BIN)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
 lock:  ## resolve requirements.lock anew for Linux and macOS, Python 3.11-3.13, without index addresses (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --fork-strategy fewest \
 		--no-header --no-annotate --quiet pyproject.toml -o requirements.lock
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-deps \
+		--no-header --no-annotate --quiet profiles/slurm/requirements.in -o profiles/slurm/requirements.lock
 
 expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/expected/demo.json, the README's table and picture
 	@$(BIN)/foalkit grid demo

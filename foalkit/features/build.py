@@ -29,8 +29,8 @@ def build(
 
     Rows whose key is unchanged are copied from the store that is there and from its shards. The new store is written
     beside it, logged utterance by utterance so that a killed run resumes, and renamed into place when whole. With
-    `shard` that folder is built from the table's rows instead of the store. Raises UserError for a store of which no
-    utterance could be read; of a shard that may be so.
+    `shard` that folder is built from the table's rows, unless the store has them all. Raises UserError for a store of
+    which no utterance could be read; of a shard that may be so.
     """
     folder = shard or params.store_folder(stream)
     reader = Reader(params, stream, root, digests)
@@ -47,6 +47,8 @@ def build(
     # mapped: all shards together may be more than the memory holds
     stores = [FeatureStore(other, mapped=True) for other in others if (other / "store.json").exists()]
     have = {u: store for store in [*stores, *[old] * bool(old)] for u in store.lengths if store.key(u) == keys.get(u)}
+    if shard and stores and all(u in have or stores[0].info["failed_keys"].get(u) == key for u, key in keys.items()):
+        return stores[0], {u: reason for u, reason in stores[0].info["failed"].items() if u in keys}
 
     new = folder.with_name(f"{folder.name}.partial")
     new.mkdir(parents=True, exist_ok=True)

@@ -171,8 +171,8 @@ def extract(params: Params, stream: str, group: str) -> None:
             print(f"{stream}: no utterance of {params.folds.by} {group} can be used")
             return
         digests = _media_digests(root, table, [params.kinds[stream]], params.features_folder)
-        built, failed = build(params, stream, table, root, digests, shard)
-    print(f"{stream}, {params.folds.by} {group}: {len(built.lengths)} utterances, {len(failed)} could not be read")
+        _, failed = build(params, stream, table, root, digests, shard)
+    print(f"{stream}, {params.folds.by} {group}: {len(table)} utterances, {len(failed)} of them could not be read")
 
 
 def unnamed(outputs: Path) -> dict[Path, int]:

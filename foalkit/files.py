@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,10 +75,15 @@ def take_lock(handle, how: int) -> bool:
     return True
 
 
+def writer() -> str:
+    """What temporary files are named by: this machine and process, since machines share folders and count alike."""
+    return f"{platform.node()}-{os.getpid()}"
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename it, so that no reader sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{writer()}")
     partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, file)
 
@@ -85,6 +91,6 @@ def write_json(file: Path, value: Any) -> None:
 def write_parquet(file: Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet under a temporary name and rename it; same table, same bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{writer()}")
     table.to_parquet(partial, index=False, compression="zstd")
     os.replace(partial, file)

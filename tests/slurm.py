@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ class Slurm:
     """munged, slurmctld and slurmd in a folder of their own; `with` starts and stops them."""
 
     def __init__(self, folder: Path):
-        self.folder, self.daemons = folder, []
+        self.folder, self.daemons, self.grids = folder, [], []
         self.env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         self.env["PATH"] = f"{folder}/bin:{os.environ['PATH']}:/usr/sbin"
 
@@ -95,15 +96,28 @@ class Slurm:
         return self
 
     def __exit__(self, *_) -> None:
+        for process in self.grids:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         if jobs := self.jobs():
             self.ask("scancel", *jobs)
-            wait(lambda: not self.jobs(), 60)
+            with suppress(AssertionError):
+                wait(lambda: not self.jobs(), 30)
         for daemon in reversed(self.daemons):
             daemon.terminate()
-            try:
-                daemon.wait(20)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
+        with suppress(AssertionError):
+            wait(lambda: all(daemon.poll() is not None for daemon in self.daemons), 20)
+        for process in self.processes():
+            os.kill(process, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """What was started here, directly or not, and still runs: it has this folder in its environment."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # it has ended, or is another user's
+                if os.fsencode(self.folder) in file.read_bytes():
+                    found.append(int(file.parent.name))
+        return found
 
     def start(self, program: str, *args, by=()) -> None:
         """A daemon that ends when this process does, however that ends."""
@@ -172,7 +186,8 @@ def grid(slurm, copy: Path, name: str, *options) -> subprocess.Popen:
     call = [sys.executable, "-m", "foalkit", "grid", *options, "small", f"outputs=outputs/{name}/small", ABOUT]
     with (copy / f"{name}.out").open("wb") as out:
         env = {**slurm.env, "PYTHONPATH": str(copy)}
-        return subprocess.Popen(call, cwd=copy, env=env, stdout=out, stderr=out, start_new_session=True)
+        slurm.grids.append(subprocess.Popen(call, cwd=copy, env=env, stdout=out, stderr=out, start_new_session=True))
+    return slurm.grids[-1]
 
 
 def said(copy: Path, name: str) -> str:

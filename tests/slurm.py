@@ -56,7 +56,7 @@ SMALL = {
     "ablation": {"honest": ["video", "audio"], "published": None},
 }
 SAME_BYTES = {"predictions.parquet", "weights.safetensors", "store.json", "index.parquet", "features.f16"}
-OF_ITS_RUN = {"seconds", "finished", "provenance"}
+OF_ITS_RUN = {"seconds", "cpu_seconds", "finished", "provenance"}
 
 
 class Slurm:

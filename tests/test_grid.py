@@ -4,12 +4,14 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from conftest import refused
 
 from foalkit import ROOT, cli, files, grid, params
@@ -271,6 +273,16 @@ def test_a_path_that_no_cluster_gets_to_read_is_refused(called, profile, odd):
     run = lambda: grid.run("demo", f"outputs={folder}/{odd}/out", folder=folder, executor=str(profile))  # noqa: E731
     assert "a quote or a backslash in a path" in refused(run)
     assert seen == []
+
+
+def test_the_slurm_profile_names_rules_that_there_are_and_a_lock_without_addresses():
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    rules = set(re.findall(r"^ *rule (\w+):", (ROOT / "Snakefile").read_text(), re.M))
+    assert {*profile["set-resources"], *profile["set-threads"]} <= rules and "train" in rules
+    lock = (ROOT / "profiles" / "slurm" / "requirements.lock").read_text()
+    for name in (ROOT / "profiles" / "slurm" / "requirements.in").read_text().split():
+        assert re.search(rf"^{name.split('>=')[0]}==.*\n    --hash=sha256:", lock, re.M)
+    assert not re.search(r"https?://|--index|--find-links|file:", lock)
 
 
 def lock_left_by(folder, machine):

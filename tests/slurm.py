@@ -159,7 +159,8 @@ def slurm():
     def stop(*_):  # as Ctrl-C does: what was started is stopped
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     with tempfile.TemporaryDirectory(prefix="foalkit-slurm-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # munged is another user
         with Slurm(Path(folder)) as running:

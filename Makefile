@@ -2,10 +2,14 @@ PYTHON ?= python3
 PARAMS ?= demo
 OVERRIDES ?=
 CORES ?= all
+EXECUTOR ?=
+JOBS ?=
 # they are text: make would replace what follows a $ in them
 override PARAMS := $(value PARAMS)
 override OVERRIDES := $(value OVERRIDES)
 override CORES := $(value CORES)
+override EXECUTOR := $(value EXECUTOR)
+override JOBS := $(value JOBS)
 BIN := .venv/bin
 # one thread per job, as in the grid
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -24,7 +28,7 @@ define newline
 endef
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst $(newline),'$$'\n'',$(subst ','\'',$(1)))'
-.PHONY: help demo grid test test-machines test-kills bench lab lint lock expected clean clean-features
+.PHONY: help demo grid test test-machines test-slurm test-kills bench lab lint lock expected clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +37,9 @@ demo:  ## everything: environment, corpus, features, the whole ablation, the rep
 	@$(MAKE) --no-print-directory grid PARAMS=demo
 	@echo "demo: outputs/demo/report.html"
 
-grid: $(BIN)/.installed  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU
-	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) -- $(call quoted,$(value PARAMS)) $(call quoted,$(value OVERRIDES))
+grid: $(BIN)/.installed $(if $(filter slurm,$(EXECUTOR)),$(BIN)/.slurm)  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU, EXECUTOR=slurm JOBS=50 runs it on a cluster
+	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) $(if $(EXECUTOR),--executor=$(call quoted,$(EXECUTOR))) \
+		$(if $(JOBS),--jobs=$(call quoted,$(JOBS))) -- $(call quoted,$(value PARAMS)) $(call quoted,$(value OVERRIDES))
 
 test: $(BIN)/.installed  ## the tests
 	@$(BIN)/python -m pytest
@@ -54,6 +59,9 @@ KILLS ?= 20
 test-kills: $(BIN)/.installed  ## a small grid killed KILLS times at random moments, against one left in peace: ten minutes
 	@$(BIN)/python tests/kills.py $(KILLS)
 
+test-slurm: $(BIN)/.installed $(BIN)/.slurm  ## the grid on a Slurm of one node, started and stopped by the test (needs slurm-wlm and munge)
+	@$(BIN)/python -m pytest tests/slurm.py
+
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
@@ -65,16 +73,22 @@ lint: $(BIN)/.installed  ## ruff, and the order of the library's rooms
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache --no-logo
 
+# apart from the rest: with it every start of Snakemake, local ones too, takes a second more
+$(BIN)/.slurm: profiles/slurm/requirements.lock | $(BIN)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
 COMPILE := $(BIN)/python -m uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet
 lock:  ## resolve both locks anew for Linux and macOS, Python 3.11-3.13, without index addresses
 	@$(BIN)/python -m uv --version || $(BIN)/python -m pip install uv
 	$(COMPILE) --all-extras --fork-strategy fewest pyproject.toml -o requirements.lock
 	echo uv | $(COMPILE) - -o requirements-uv.lock
+	$(COMPILE) --no-deps profiles/slurm/requirements.in -o profiles/slurm/requirements.lock
 
 expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/expected/demo.json, the README's table and picture
-	@$(BIN)/foalkit grid demo
-	@$(BIN)/foalkit grid demo "seeds=[0,1,2,3,4]"
-	@$(BIN)/foalkit grid demo "seeds=[0,1,2,3,4]" training.reproducible=here
+	@$(BIN)/python -m foalkit grid demo
+	@$(BIN)/python -m foalkit grid demo "seeds=[0,1,2,3,4]"
+	@$(BIN)/python -m foalkit grid demo "seeds=[0,1,2,3,4]" training.reproducible=here
 	@$(BIN)/python docs/make.py
 
 clean:  ## remove outputs/<PARAMS>; features and generated corpora stay

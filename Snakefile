@@ -7,6 +7,7 @@
 import shlex
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 sys.path.insert(0, workflow.basedir)
 from foalkit import UserError
@@ -18,7 +19,7 @@ from foalkit.params import load as _load
 def given(name):
     """A value of --config as text; `foalkit grid` sends it in a list, since Snakemake reads YAML in a bare one."""
     value = config.get(name) or ""
-    return str(value[0] if isinstance(value, list) else value)
+    return unquote(value[0], errors="surrogateescape") if isinstance(value, list) else str(value)
 
 
 PARAMS, OVERRIDES = given("params") or "demo", given("overrides")
@@ -38,6 +39,11 @@ try:
 except (OSError, ValueError, KeyError, TypeError, AttributeError):
     FEATURES = {}
 GPUS = P.training.processes if P.training.device != "cpu" else 0
+GROUPS = [group for held_out in P.folds.groups for group in held_out]
+
+
+# the last line of a failed job says what is wrong; the whole of it is in the log
+LOGGED = " > {log:q} 2>&1 < /dev/null || {{ tail -n 3 {log:q} >&2; exit 1; }}"
 
 
 def runs_of(protocol, variant):
@@ -69,8 +75,17 @@ def papermill(notebook, *names, **more):
     call += " --log-level WARNING --no-progress-bar --start-timeout 180"
     call += f" -r params {word(PARAMS)} -r overrides {word(OVERRIDES)}"
     call += "".join(f" {'-p' if n in numbers else '-r'} {n} {value}" for n, value in given.items())
-    # the last line of a failed notebook says what is wrong; the whole of it is in the log
-    return call + " > {log:q} 2>&1 < /dev/null || {{ tail -n 3 {log:q} >&2; exit 1; }}"
+    return call + LOGGED
+
+
+def foalkit_(verb, options=""):
+    """The shell line of a verb of `foalkit` with these params; its output is kept in a log."""
+    return f"{word(sys.executable)} -m foalkit {verb} {options} -- {word(PARAMS)} {word(OVERRIDES)}{LOGGED}"
+
+
+def gpus_for(spec):
+    """How many GPUs a stream's extraction asks for."""
+    return int(getattr(spec, "device", "cpu") != "cpu" and spec.model != "small")
 
 
 wildcard_constraints:
@@ -78,6 +93,8 @@ wildcard_constraints:
     variant="[^/]+",
     fold=r"\d+",
     seed=r"\d+",
+    stream="[^/]+",
+    number=r"\d+",
 
 
 rule all:  # names every record, so that a deleted run is trained again
@@ -85,6 +102,44 @@ rule all:  # names every record, so that a deleted run is trained again
     input:
         f"{OUT}/report.html",
         [record for protocol, variant in ROWS for record in runs_of(protocol, variant)],
+
+
+rule shards:  # a cluster's grid has them built before it preprocesses, which then joins them
+    input:
+        [f"{OUT}/shards/{stream}-{number}" for stream in P.features for number, _ in enumerate(GROUPS, 1)],
+
+
+rule extract:
+    input:
+        [ancient(f"{OUT}/shards/corpus")] if P.corpus.generate else [],
+    output:
+        temp(touch(f"{OUT}/shards/{{stream}}-{{number}}")),
+    log:
+        f"{OUT}/logs/01_extract-{{stream}}-{{number}}.log",
+    params:
+        digest=P.data_digest,
+        group=lambda w: GROUPS[int(w.number) - 1],
+    threads: 8
+    resources:
+        gpu=lambda w: gpus_for(P.features[w.stream]),
+    message:
+        f"features of {{wildcards.stream}}, {P.folds.by} {{params.group}}"
+    shell:
+        foalkit_("extract", "--stream={wildcards.stream:q} --group={params.group:q}")
+
+
+rule corpus:
+    output:
+        temp(touch(f"{OUT}/shards/corpus")),
+    log:
+        f"{OUT}/logs/01_corpus.log",
+    params:
+        digest=P.data_digest,
+    threads: 2
+    message:
+        "generate the corpus"
+    shell:
+        foalkit_("extract")
 
 
 rule preprocess:

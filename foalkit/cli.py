@@ -25,7 +25,14 @@ def main(words: list[str] | None = None) -> int:
         return added
 
     grid = verb("grid", _grid, "run everything of a params file that is not there yet, up to the report")
-    grid.add_argument("--cores", default="all", help="how many cores it may use (default: all)")
+    grid.add_argument("--cores", default="all", help="how many cores of this machine it may use (default: all)")
+    grid.add_argument(
+        "--executor", metavar="PROFILE", help="run on a cluster: a folder in profiles/ (slurm), or a path"
+    )
+    grid.add_argument("--jobs", type=int, metavar="N", help="how many jobs it may have there at once")
+    extract = verb("extract", _extract, "build the features of one session or speaker, which the grid then joins")
+    extract.add_argument("--stream", help="the stream; without it, only the generated corpus is written")
+    extract.add_argument("--group", help="the session or speaker, as in folds.groups")
     verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
@@ -66,13 +73,28 @@ def _grid(given) -> int:
     if given.cores != "all" and not (given.cores.isdecimal() and int(given.cores)):
         raise UserError(f"--cores {given.cores} (CORES={given.cores}): give a number from 1, or all")
     overrides = " ".join(given.overrides)
-    status = grid.run(given.params, overrides, given.cores)
+    status = grid.run(given.params, overrides, given.cores, executor=given.executor, jobs=given.jobs)
     if status == 0:
         from foalkit.report import expected
 
         if said := expected.compare(load(given.params, overrides)):
             print(said)
     return status
+
+
+def _extract(given) -> int:
+    from foalkit.corpora.manifest import corpus_root
+    from foalkit.features.data import extract
+    from foalkit.params import load
+
+    p = load(given.params, " ".join(given.overrides))
+    if (given.stream is None) != (given.group is None):
+        raise UserError("extract: say both --stream and --group, or neither to write the generated corpus alone")
+    if given.stream is None:
+        print(corpus_root(p))
+    else:
+        extract(p, given.stream, given.group)
+    return 0
 
 
 def _check(given) -> int:

@@ -1,10 +1,11 @@
-"""Which device a job computes on; jobs that run at once take different GPUs, or shares of one (GPU_JOBS)."""
+"""Which device and how many cores a job has; jobs at once take different GPUs, or shares of one (GPU_JOBS)."""
 
 import fcntl
 import itertools
 import os
 import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from foalkit import UserError
 
@@ -39,7 +40,7 @@ def reserve(wanted: int, count: int) -> list[int]:
         if len(_held) >= wanted:
             break
         if number not in _held:
-            lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{name}.{share}.lock"
+            lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{quote(name, safe='')}.{share}.lock"
             handle = lock.open("w", encoding="utf-8")
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,6 +56,13 @@ def shares() -> int:
     if not jobs.isdecimal() or int(jobs) < 1:
         raise UserError(f"GPU_JOBS={jobs}: say how many jobs share a GPU, for example GPU_JOBS=3")
     return int(jobs)
+
+
+def cores() -> int:
+    """How many cores this process may use: of a machine that jobs share, those that its Slurm job was given."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")  # a cluster need not bind its jobs to cores
+    return min(allowed, int(given)) if given.isdecimal() and int(given) else allowed
 
 
 def names(count: int) -> list[str]:

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,21 +66,42 @@ def locked(file: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with file.open("w", encoding="utf-8") as handle:
+    with file.open("a+", encoding="utf-8") as handle:
         try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
+            take_lock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
                 raise
             print(f"waiting for another process that prepares {file.stem}")
-            fcntl.flock(handle, how)
+            take_lock(handle, how)
         yield
+
+
+def take_lock(handle, how: int) -> bool:
+    """Lock a file that is open for reading and writing (NFS asks for both), as `fcntl.flock` does.
+
+    Returns False, and says so, where the file system has no locks: a grid orders its jobs without them. Raises
+    BlockingIOError where the lock is taken and not to be waited for.
+    """
+    try:
+        fcntl.flock(handle, how)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        print(f"{handle.name}: this file system has no locks ({error.strerror}): start no second grid on this folder")
+        return False
+    return True
+
+
+def writer() -> str:
+    """What temporary files are named by: this machine and process, since machines share folders and count alike."""
+    return f"{platform.node()}-{os.getpid()}"
 
 
 def write_json(file: Path, value: Any) -> None:
     """Write JSON under a temporary name and rename it, so that no reader sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{writer()}")
     partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, file)
 
@@ -87,6 +109,6 @@ def write_json(file: Path, value: Any) -> None:
 def write_parquet(file: Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet under a temporary name and rename it; same table, same bytes."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{writer()}")
     table.to_parquet(partial, index=False, compression="zstd")
     os.replace(partial, file)

@@ -80,6 +80,22 @@ def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
     assert devices.names(2) == ["0", "1"]
 
 
+def test_a_part_of_a_gpu_may_have_a_slash_in_its_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(devices, "_held", {})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-ab12/1/0")
+    assert devices.reserve(1, 1) == [0] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_job_of_a_shared_machine_uses_the_cores_that_it_was_given(monkeypatch):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    for given, cores in {"8": 8, "128": 64, "0": 64, "": 64, "many": 64}.items():
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+        assert devices.cores() == cores
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert devices.cores() == 64
+
+
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.device("auto") == devices.device("cpu") == "cpu"

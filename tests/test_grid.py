@@ -1,16 +1,20 @@
 """How the grid is started: locks of the dead go, those of the living stay, values arrive as they were written."""
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
+import yaml
 from conftest import refused
 
-from foalkit import ROOT, cli, grid, params
+from foalkit import ROOT, cli, files, grid, params
 from foalkit.features import data
 from foalkit.results import records
 
@@ -29,6 +33,7 @@ def called(monkeypatch, tmp_path):
     monkeypatch.setattr(grid.subprocess, "Popen", instead)
     claim = records.claim  # of outputs in this project: none of a test's business
     monkeypatch.setattr(grid, "claim", lambda p: None if p.folder.is_relative_to(ROOT) else claim(p))
+    monkeypatch.setattr(grid, "_queued", lambda folder: [])
     return seen, tmp_path
 
 
@@ -40,7 +45,9 @@ def test_values_arrive_as_they_were_written_and_noise_is_left_out(called, capsys
     assert features == [*call, "--until", "preprocess"]
     assert call[call.index("--cores") + 1] == "2" and ROOT / "Snakefile" in call
     config = dict(word.split("=", 1) for word in call[call.index("--config") + 1 :])
-    assert {k: json.loads(v) for k, v in config.items()} == {"params": ["demo"], "overrides": [overrides]}
+    sent = {name: [unquote(text) for text in json.loads(value)] for name, value in config.items()}
+    assert sent == {"params": ["demo"], "overrides": [overrides]}
+    assert not set("'\\") & set("".join(config.values()))  # a cluster's shell reads them within single quotes
     assert how["env"]["OMP_NUM_THREADS"] == "1"
     assert capsys.readouterr().out.startswith(2 * "Job 1: train\nerror: wrong\n" + "\nThe report is at ")
 
@@ -228,3 +235,128 @@ def test_a_folder_with_other_files_is_not_taken_for_outputs(called):
         assert grid.run("demo", f"outputs={folder}/{name}", folder=folder) == 0
     said = refused(lambda: grid.run("demo", f"outputs={folder}/new training.epochs=3", folder=folder))
     assert "holds the runs of demo" in said
+
+
+# ---- on a cluster ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """A profile whose executor is installed, and a cluster's command."""
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("executor: slurm\n")
+    monkeypatch.setattr(grid.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(grid.shutil, "which", lambda name: name)
+    return folder
+
+
+def test_a_clusters_grid_builds_shards_first_and_takes_no_number_of_local_cores(called, profile):
+    seen, folder = called
+    grid.run("demo", f"outputs={folder}/out", "2", folder, str(profile), 7)
+    calls = [call for call, _ in seen]
+    assert [call[call.index("--until") + 1] if "--until" in call else "" for call in calls] == [
+        "shards",
+        "preprocess",
+        "",
+    ]
+    assert "--cores" not in calls[0] and "--resources" not in calls[0]
+    assert calls[0][calls[0].index("--profile") + 1] == profile and calls[0][calls[0].index("--jobs") + 1] == "7"
+
+
+def test_an_executor_that_is_not_there_costs_one_line(called, profile, monkeypatch):
+    seen, folder = called
+    run = lambda executor: refused(lambda: grid.run("demo", folder=folder, executor=str(executor)))  # noqa: E731
+    assert "nowhere/config.yaml is no profile that names an executor" in run("nowhere")
+    for text in ("jobs: 1\n", "- a\n", "a: [\n"):
+        (profile / "config.yaml").write_text(text)
+        assert "is no profile that names an executor" in run(profile)
+    (profile / "config.yaml").write_text("executor: slurm\n")
+    monkeypatch.setattr(grid.shutil, "which", lambda name: None)
+    assert "sbatch is not here" in run(profile)
+    monkeypatch.setattr(grid.importlib.util, "find_spec", lambda name: None)
+    assert run(profile).endswith("-m pip install snakemake-executor-plugin-slurm")
+    (profile / "requirements.lock").write_text("")
+    assert f"--require-hashes -r {profile}/requirements.lock" in run(profile)
+    assert seen == []
+
+
+@pytest.mark.parametrize("odd", ["it's", "back\\slash"])
+def test_a_path_that_no_cluster_gets_to_read_is_refused(called, profile, odd):
+    seen, folder = called
+    run = lambda: grid.run("demo", f"outputs={folder}/{odd}/out", folder=folder, executor=str(profile))  # noqa: E731
+    assert "a quote or a backslash in a path" in refused(run)
+    assert seen == []
+
+
+def test_the_slurm_profile_names_rules_that_there_are_and_a_lock_without_addresses():
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    rules = set(re.findall(r"^ *rule (\w+):", (ROOT / "Snakefile").read_text(), re.M))
+    assert {*profile["set-resources"], *profile["set-threads"]} <= rules and "train" in rules
+    lock = (ROOT / "profiles" / "slurm" / "requirements.lock").read_text()
+    for name in (ROOT / "profiles" / "slurm" / "requirements.in").read_text().split():
+        assert re.search(rf"^{name.split('>=')[0]}==.*\n    --hash=sha256:", lock, re.M)
+    assert not re.search(r"https?://|--index|--find-links|file:", lock)
+
+
+def lock_left_by(folder, machine):
+    locks = folder / ".snakemake" / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / "0.input.lock").write_text("a")
+    (folder / ".snakemake" / "foalkit.lock").write_text(f"{machine}\n")
+    return locks
+
+
+def test_locks_of_a_grid_started_on_another_machine_are_not_taken_for_dead(called, capsys):
+    seen, folder = called
+    locks = lock_left_by(folder, "login2")
+    assert "a grid that was started on login2" in refused(lambda: grid.run("demo", folder=folder))
+    assert list(locks.iterdir()) and seen == []
+    (locks / "0.input.lock").unlink()  # it ended
+    grid.run("demo", folder=folder)
+    lock_left_by(folder, grid.platform.node())
+    grid.run("demo", folder=folder)
+    assert not list(locks.iterdir())
+
+
+def test_jobs_of_a_killed_grid_that_are_still_queued_are_named(called, monkeypatch):
+    seen, folder = called
+    locks = lock_left_by(folder, grid.platform.node())
+    monkeypatch.setattr(grid, "_queued", lambda folder: ["12", "13"])
+    assert "scancel 12 13" in refused(lambda: grid.run("demo", folder=folder))
+    assert list(locks.iterdir()) and seen == []
+
+
+def test_where_a_file_system_has_no_locks_a_dead_lock_is_not_guessed_at(called, monkeypatch, capsys):
+    seen, folder = called
+
+    def none(handle, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    grid.run("demo", f"outputs={folder}/out", folder=folder)
+    assert "this file system has no locks" in capsys.readouterr().out and len(seen) == 2
+    lock_left_by(folder, grid.platform.node())
+    assert "started on this machine" in refused(lambda: grid.run("demo", folder=folder))
+
+
+def test_locks_are_taken_on_files_that_can_be_read_and_written(tmp_path, monkeypatch):
+    """A file system over the network asks for both; a read-only or write-only one is refused there."""
+    flock, modes = fcntl.flock, []
+    monkeypatch.setattr(
+        files.fcntl,
+        "flock",
+        lambda handle, how: modes.append(handle.readable() and handle.writable()) or flock(handle, how),
+    )
+    with files.locked(tmp_path / "a", shared=True), files.locked(tmp_path / "b"):
+        assert modes == [True, True]
+
+
+def test_what_a_clusters_job_said_is_told(tmp_path, capsys):
+    own, clusters = tmp_path / "a, b.log", tmp_path / "7.log"
+    own.write_text("one\ntwo\nthree\nUserError: wrong\n")
+    clusters.write_text("Building DAG\nslurmstepd: error: *** DUE TO TIME LIMIT ***\nExiting\n")
+    grid._tell(f"{own}, {clusters}")
+    assert capsys.readouterr().out == "two\nthree\nUserError: wrong\nslurmstepd: error: *** DUE TO TIME LIMIT ***\n"
+    grid._tell(str(own))  # a local job's words are in the terminal already
+    assert capsys.readouterr().out == ""

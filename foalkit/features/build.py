@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from foalkit import UserError
+from foalkit import UserError, devices
 from foalkit.features.reader import Reader
 from foalkit.features.store import FILES, FeatureStore, write_index
 from foalkit.files import bytes_digest, file_digest
@@ -22,13 +22,17 @@ from foalkit.progress import progress
 AHEAD = 32  # clips decoded ahead of the model at most: a clip of 180 frames at 224 pixels is 27 MB
 
 
-def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests: dict[str, str]):
+def build(
+    params: Params, stream: str, table: pd.DataFrame, root: Path, digests: dict[str, str], shard: Path | None = None
+):
     """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
 
-    Rows whose key is unchanged are copied from the store that is there. The new store is written beside it,
-    logged utterance by utterance so that a killed run resumes, and renamed into place when whole.
+    Rows whose key is unchanged are copied from the store that is there and from its shards. The new store is written
+    beside it, logged utterance by utterance so that a killed run resumes, and renamed into place when whole. With
+    `shard` that folder is built from the table's rows, unless the store has them all. Raises UserError for a store of
+    which no utterance could be read; of a shard that may be so.
     """
-    folder = params.store_folder(stream)
+    folder = shard or params.store_folder(stream)
     reader = Reader(params, stream, root, digests)
     keys = {row["utterance"]: reader.key(row) for row in table.to_dict("records")}
     old = FeatureStore(folder) if (folder / "store.json").exists() else None
@@ -39,6 +43,12 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
         and old.info.get("failed_keys") == {u: keys[u] for u in failed}
     ):
         return old, failed
+    others = shards(folder) if shard is None else [params.store_folder(stream)]
+    # mapped: all shards together may be more than the memory holds
+    stores = [FeatureStore(other, mapped=True) for other in others if (other / "store.json").exists()]
+    have = {u: store for store in [*stores, *[old] * bool(old)] for u in store.lengths if store.key(u) == keys.get(u)}
+    if shard and stores and all(u in have or stores[0].info["failed_keys"].get(u) == key for u, key in keys.items()):
+        return stores[0], {u: reason for u, reason in stores[0].info["failed"].items() if u in keys}
 
     new = folder.with_name(f"{folder.name}.partial")
     new.mkdir(parents=True, exist_ok=True)
@@ -49,7 +59,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
     alone = threadpool_limits(1, user_api="blas")  # its sums depend on how many threads share them
     with alone, packed.open("ab") as data, (new / "log.jsonl").open("a", encoding="utf-8") as log:
         offset = data.tell() // frame_bytes
-        results = _results(reader, rows, old, keys)
+        results = _results(reader, rows, have)
         for row, result in progress(results, f"features of {stream}", len(rows)):
             entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
             if isinstance(result, str):
@@ -59,7 +69,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
                 data.write(stored)
                 data.flush()
                 entry |= {"offset": offset, "frames": len(result), "digest": bytes_digest(stored)}
-                entry |= _said(row, reader, old, keys)
+                entry |= _said(row, have.get(row["utterance"], reader))
                 offset += len(result)
             log.write(json.dumps(entry) + "\n")
             log.flush()
@@ -70,7 +80,7 @@ def build(params: Params, stream: str, table: pd.DataFrame, root: Path, digests:
         columns=["utterance", "offset", "frames", "key", "digest", "found", "note", "boxes"],
     ).astype({"found": float, "note": "str", "boxes": "str"})  # NaN: no face was looked for, nothing to note
     failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
-    if good.empty and failed:
+    if good.empty and failed and shard is None:
         raise UserError(f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}")
     write_index(
         new,
@@ -102,12 +112,16 @@ def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataF
     return pd.DataFrame(tried, index=["frames", "width"]).T
 
 
-def _said(row: dict, reader: Reader, old: FeatureStore | None, keys: dict[str, str]) -> dict:
+def shards(store: Path) -> list[Path]:
+    """The folders of the whole shards that lie beside a store's folder."""
+    found = sorted(file.parent for file in store.parent.glob(f"{store.name}.shard-*/store.json"))
+    return [folder for folder in found if folder.suffix != ".partial"]
+
+
+def _said(row: dict, source: FeatureStore | Reader) -> dict:
     """What is kept of a stored utterance beside its features, None where there is nothing."""
-    utterance = row["utterance"]
-    said = old if old is not None and old.key(utterance) == keys[utterance] else reader
-    kept = {"found": said.found, "note": said.notes, "boxes": said.boxes}
-    return {name: values.get(utterance) for name, values in kept.items()}
+    kept = {"found": source.found, "note": source.notes, "boxes": source.boxes}
+    return {name: values.get(row["utterance"]) for name, values in kept.items()}
 
 
 def _found_rate(rates: pd.Series) -> dict | None:
@@ -116,15 +130,12 @@ def _found_rate(rates: pd.Series) -> dict | None:
     return {"mean": rates.mean(), "min": rates.min(), "clips_under_half": int((rates < 0.5).sum())}
 
 
-def _results(reader: Reader, rows: list[dict], old: FeatureStore | None, keys: dict[str, str]):
+def _results(reader: Reader, rows: list[dict], have: dict[str, FeatureStore]):
     """Yield (row, features as stored or the reason why not) of each row, in order.
 
-    Unchanged rows come straight from `old`. Threads decode ahead of a large model, which runs in this one; light
-    encoders run in the threads: decoding, FFTs and matrix products release the interpreter's lock.
+    Unchanged rows come straight from the store that has them. Threads decode ahead of a large model, which runs in
+    this one; light encoders run in the threads: decoding, FFTs and matrix products release the interpreter's lock.
     """
-
-    def same(row: dict) -> bool:
-        return old is not None and old.key(row["utterance"]) == keys[row["utterance"]]
 
     def encoded(row: dict, clip) -> np.ndarray | str:
         return clip if isinstance(clip, str) else _or_reason(partial(reader.encode, row), clip)
@@ -133,13 +144,14 @@ def _results(reader: Reader, rows: list[dict], old: FeatureStore | None, keys: d
         clip = _or_reason(reader.load, row)
         return clip if reader.large else encoded(row, clip)
 
-    workers = os.cpu_count() or 1
+    workers = devices.cores()
     pool = ThreadPoolExecutor(workers, initializer=None if reader.large else reader.one_thread_each)
     try:
-        made = _in_order(pool, work, [row for row in rows if not same(row)], ahead=min(4 * workers, AHEAD))
+        new = [row for row in rows if row["utterance"] not in have]
+        made = _in_order(pool, work, new, ahead=min(4 * workers, AHEAD))
         for row in rows:
-            if same(row):
-                yield row, old[row["utterance"]]
+            if store := have.get(row["utterance"]):
+                yield row, store[row["utterance"]]
             else:
                 yield row, encoded(row, next(made)) if reader.large else next(made)
     finally:

@@ -2,7 +2,8 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ import pandas as pd
 from foalkit import UserError
 from foalkit.corpora.manifest import corpus_root, read_manifest
 from foalkit.features import media
-from foalkit.features.build import build
+from foalkit.features.build import build, shards
+from foalkit.features.reader import FILE
 from foalkit.features.store import FeatureStore
 from foalkit.files import digest, file_digest, locked, read_mapping, write_json, write_parquet
 from foalkit.params import Params
+from foalkit.params.encoders import Kind
+from foalkit.params.errors import unknown
 from foalkit.params.load import expand
 from foalkit.params.schema import Clip
 from foalkit.progress import progress
@@ -79,10 +83,12 @@ def prepare(params: Params) -> Data:
         table, left_out = read_manifest(params.corpus, root)
         table, bad = with_lengths(table, root)
         stores = {}
-        digests = _media_digests(root, table, params)
+        digests = _media_digests(root, table, params.kinds.values(), params.features_folder)
         for stream in params.features:
             with locked(params.features_folder / f"{params.store_name(stream)}.lock"):
                 stores[stream], failed = build(params, stream, table, root, digests)
+                for shard in shards(params.store_folder(stream)):
+                    shutil.rmtree(shard)
             for utterance, reason in failed.items():
                 bad.setdefault(utterance, f"{stream}: {reason}")
         table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
@@ -143,6 +149,30 @@ def sources(params: Params) -> str | None:
         if key == "corpus.root" and not files:
             return None
     return digest(files)
+
+
+def extract(params: Params, stream: str, group: str) -> None:
+    """Build the features of one session or speaker of `folds.groups` as a shard, which `prepare` joins to the store.
+
+    What the store holds already is not made again. Raises UserError for a stream or a group that the params lack.
+    """
+    if stream not in params.features:
+        raise UserError(unknown("stream", stream, sorted(params.features)))
+    if group not in (groups := [g for held_out in params.folds.groups for g in held_out]):
+        raise UserError(unknown(params.folds.by, group, groups))
+    records.claim(params)
+    store = params.store_folder(stream)
+    shard = store.with_name(f"{store.name}.shard-{digest([params.folds.by, group])[:8]}")
+    with locked(params.features_folder / ".used", shared=True), locked(shard.with_name(f"{shard.name}.lock")):
+        root = corpus_root(params)
+        table, _ = read_manifest(params.corpus, root)
+        table, _ = with_lengths(table[table[params.folds.by] == group].reset_index(drop=True), root)
+        if table.empty:
+            print(f"{stream}: no utterance of {params.folds.by} {group} can be used")
+            return
+        digests = _media_digests(root, table, [params.kinds[stream]], params.features_folder)
+        _, failed = build(params, stream, table, root, digests, shard)
+    print(f"{stream}, {params.folds.by} {group}: {len(table)} utterances, {len(failed)} of them could not be read")
 
 
 def unnamed(outputs: Path) -> dict[Path, int]:
@@ -214,21 +244,28 @@ def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:
     return 0 if clip.part == "all" else int((table["end"] - table["start"] > clip.seconds).sum())
 
 
-def _media_digests(root: Path, table: pd.DataFrame, params: Params) -> dict[str, str]:
-    """SHA-256 per media file, remembered by size and time of change so that a corpus is hashed once."""
-    if set(params.kinds.values()) == {"numbers"}:
+def _media_digests(root: Path, table: pd.DataFrame, kinds: Iterable[Kind], folder: Path) -> dict[str, str]:
+    """SHA-256 per media file of these kinds, remembered by size and time of change so that a corpus is hashed once."""
+    columns = sorted({FILE[kind] for kind in kinds if kind in FILE})
+    files = sorted({f for column in columns for f in table[column].unique() if f})
+    if not files:
         return {}
-    files = sorted({f for column in ("audio", "video") for f in table[column].unique() if f})
-    cache = params.features_folder / f"media-{digest(str(root))}.parquet"
-    with locked(cache.with_suffix(".lock")):
-        try:
-            known = {(r.file, r.size, r.changed): r.digest for r in pd.read_parquet(cache).itertuples()}
-        except (OSError, ValueError, AttributeError):  # not there, or not whole
-            known = {}
-        rows = []
-        for file in progress(files, "media digests"):
-            stat = (root / file).stat()
-            found = known.get((file, stat.st_size, stat.st_mtime_ns))
-            rows.append((file, stat.st_size, stat.st_mtime_ns, found or file_digest(root / file)))
-        write_parquet(cache, pd.DataFrame(rows, columns=["file", "size", "changed", "digest"]))
-    return {file: value for file, _, _, value in rows}
+    cache = folder / f"media-{digest(str(root))}.parquet"
+    known, rows = _remembered(cache), {}
+    for file in progress(files, "media digests"):
+        stat = (root / file).stat()
+        now = (file, stat.st_size, stat.st_mtime_ns)
+        rows[file] = known[file] if known.get(file, ())[:3] == now else (*now, file_digest(root / file))
+    with locked(cache.with_suffix(".lock")):  # other jobs have hashed other files meanwhile
+        every = {**_remembered(cache), **rows}
+        write_parquet(cache, pd.DataFrame(every.values(), columns=["file", "size", "changed", "digest"]))
+    return {file: row[3] for file, row in rows.items()}
+
+
+def _remembered(cache: Path) -> dict[str, tuple]:
+    """(file, size, changed, digest) by file."""
+    try:
+        table = pd.read_parquet(cache)[["file", "size", "changed", "digest"]]
+    except (OSError, ValueError, KeyError):  # not there, or not whole
+        return {}
+    return {row[0]: row for row in table.itertuples(index=False, name=None)}

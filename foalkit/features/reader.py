@@ -9,7 +9,7 @@ import numpy as np
 from foalkit.features import media
 from foalkit.features.encoders import make_encoder
 from foalkit.features.store import FULL_SCALE
-from foalkit.files import digest, file_digest
+from foalkit.files import digest, file_digest, writer
 from foalkit.params import Params
 
 FILE = {"sound": "audio", "picture": "video"}  # the manifest's column of each kind's file
@@ -111,7 +111,7 @@ class Reader:
         except (OSError, ValueError, EOFError):  # not there, or not whole
             boxes, found = faces.track(media.iter_frames(file, start, end, crop=crop))
             self.boxes_folder.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_name(f".{key}.{os.getpid()}-{threading.get_ident()}")
+            partial = kept.with_name(f".{key}.{writer()}-{threading.get_ident()}")
             with partial.open("wb") as handle:
                 np.save(handle, np.column_stack([boxes, found]))
             os.replace(partial, kept)

@@ -21,10 +21,11 @@ class FeatureStore:
     A store of waveforms holds int16 `(S, 1)`: samples times 32 768; one of pictures uint8 `(T, size² · 3)`. `found`
     says, where faces were looked for, in which share of an utterance's frames one was found; `notes` what was filled
     up. `digest` is of the stored bytes. Raises UserError for files that are not whole or not those that were
-    written: for the index at once, for an utterance's bytes when it is read first (`verify` reads all).
+    written: for the index at once, for an utterance's bytes when it is read first (`verify` reads all). `mapped`: a
+    small store too is not read before it is used.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, mapped: bool = False):
         self.folder = folder
         try:
             self.info = read_mapping(folder / "store.json")
@@ -45,7 +46,7 @@ class FeatureStore:
             raise self._damaged(f"{file.name} and its index disagree")
         self._on: dict = {}  # device → the packed array there
         self._unread = set(self.lengths)  # their bytes have not been compared with the index yet
-        self.in_memory = size < IN_MEMORY_BYTES
+        self.in_memory = size < IN_MEMORY_BYTES and not (mapped and size)  # there is no map of nothing
         if not self.in_memory:  # PyTorch warns of a read-only map; nothing here writes to what is stored
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self.packed = (

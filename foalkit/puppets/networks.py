@@ -1,9 +1,10 @@
 """Small networks with seeded random weights (`model: small`), in the formats of the real ones that they stand for."""
 
 import json
-import os
 import shutil
 from pathlib import Path
+
+from foalkit.files import writer
 
 
 def small_wavlm(folder: Path, width: int) -> Path:
@@ -81,7 +82,7 @@ def _save_once(folder: Path, write) -> None:
 
     if folder.exists():
         return
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial = folder.with_name(f"{folder.name}.partial-{writer()}")
     partial.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import wave
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,9 @@ from test_media import FPS, FRAMES, numbers, ramp, write_avi, write_wav
 from foalkit import params
 from foalkit.corpora.manifest import read_manifest
 from foalkit.features import build, faces, media
+from foalkit.features import data as features_data
 from foalkit.features import store as storing
-from foalkit.features.data import open_data, prepare, sources, up_to_date
+from foalkit.features.data import extract, open_data, prepare, sources, up_to_date
 from foalkit.features.encoders import make_encoder
 from foalkit.features.encoders.sound import LogMelEncoder
 from foalkit.features.media import square
@@ -398,7 +400,7 @@ def test_detected_faces_are_cut_frame_by_frame_and_looked_for_once(hidden, looke
 def test_threads_find_the_faces_that_one_finds(hidden, monkeypatch):
     seen = {}
     for threads in (1, 4):
-        monkeypatch.setattr(build.os, "cpu_count", lambda n=threads: n)
+        monkeypatch.setattr(build.devices, "cores", lambda n=threads: n)
         shutil.rmtree(hidden.features_folder, ignore_errors=True)
         seen[threads] = prepare(hidden).stores["face"]
     assert seen[1].found == seen[4].found
@@ -423,7 +425,7 @@ def test_found_rates_outlive_what_is_made_again(hidden, looked):
 
 
 def test_a_clip_without_any_face_is_left_out_and_listed(hidden, monkeypatch):
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(build.devices, "cores", lambda: 1)
     track, count = faces.track, []
 
     def blind_once(pictures):
@@ -533,6 +535,114 @@ def test_other_params_are_noticed(world, calls):
     assert data.info["longer_than_clip"] == ((data.table["end"] - data.table["start"]) > 0.5).sum()
 
 
+# ---- in shards ---------------------------------------------------------------------------------------
+
+SPEAKERS = ("Ses01F", "Ses01M")
+
+
+def by_speaker(p):
+    return p.model_copy(update={"folds": type(p.folds)(by="speaker", groups=[[s] for s in SPEAKERS])})
+
+
+def shards_of(p):
+    return sorted(p.features_folder.glob("*.shard-*/"))
+
+
+def test_shards_are_joined_to_the_bytes_of_a_store_that_is_built_at_once(world, calls, monkeypatch):
+    world = by_speaker(world)
+    first = prepare(world)
+    at_once = store_bytes(world)
+    forget(world)
+    hashed, digest = [], features_data.file_digest
+    monkeypatch.setattr(features_data, "file_digest", lambda file: hashed.append(file.name) or digest(file))
+    for speaker in reversed(SPEAKERS):
+        extract(world, "audio", speaker)
+    assert len(shards_of(world)) == 2 and not store_of(world).exists()
+    calls.clear()
+    joined = prepare(world)
+    assert calls == [] and shards_of(world) == []
+    assert store_bytes(world) == at_once
+    recordings = [name for name in hashed if name.endswith(".wav")]
+    assert sorted(recordings) == sorted(Path(f).name for f in first.table["audio"])  # each once
+    pd.testing.assert_frame_equal(joined.table, first.table)
+
+
+def test_faces_found_in_shards_are_known_to_the_joined_store(hidden, looked):
+    hidden = by_speaker(hidden)
+    prepare(hidden)
+    at_once = {stream: store_bytes(hidden, stream) for stream in hidden.features}
+    forget(hidden)
+    for stream in hidden.features:
+        for speaker in SPEAKERS:
+            extract(hidden, stream, speaker)
+    looked.clear()
+    prepare(hidden)
+    assert looked == []
+    assert {stream: store_bytes(hidden, stream) for stream in hidden.features} == at_once
+
+
+def test_what_no_shard_has_is_extracted_when_they_are_joined(world, calls):
+    world = by_speaker(world)
+    table = prepare(world).table
+    at_once = store_bytes(world)
+    forget(world)
+    extract(world, "audio", "Ses01F")
+    calls.clear()
+    prepare(world)
+    assert len(calls) == (table["speaker"] == "Ses01M").sum()
+    assert store_bytes(world) == at_once
+
+
+def test_a_recording_changed_after_its_shard_is_extracted_again(world, calls):
+    world = by_speaker(world)
+    data = prepare(world)
+    forget(world)
+    for speaker in SPEAKERS:
+        extract(world, "audio", speaker)
+    change_wav(usable_wav(world, data))
+    calls.clear()
+    prepare(world)
+    assert len(calls) == 1
+    joined = store_bytes(world)
+    forget(world)
+    prepare(world)
+    assert store_bytes(world) == joined
+
+
+def test_a_shard_of_which_nothing_can_be_read_is_left_out_as_it_is_at_once(world):
+    world = by_speaker(world)
+    data = prepare(world)
+    forget(world)
+    for row in data.table[data.table["speaker"] == "Ses01F"].itertuples():
+        (expand(world.corpus.root, "root") / row.audio).write_bytes(b"no sound")
+    at_once = prepare(world)
+    bytes_ = store_bytes(world)
+    forget(world)
+    for speaker in SPEAKERS:
+        extract(world, "audio", speaker)
+    joined = prepare(world)
+    assert set(joined.table["speaker"]) == {"Ses01M"} and store_bytes(world) == bytes_
+    pd.testing.assert_frame_equal(joined.left_out, at_once.left_out)
+
+
+def test_nothing_is_extracted_that_the_store_has(world, calls):
+    world = by_speaker(world)
+    prepare(world)
+    calls.clear()
+    extract(world, "audio", "Ses01F")
+    assert calls == [] and shards_of(world) == []
+
+
+def test_a_session_without_utterances_has_no_shard(world, capsys):
+    extract(world, "audio", "Ses02")
+    assert "no utterance of session Ses02" in capsys.readouterr().out and shards_of(world) == []
+
+
+def test_shards_of_what_is_not_in_the_params_are_refused(world):
+    assert "unknown stream 'audoi'; did you mean 'audio'" in refused(lambda: extract(world, "audoi", "Ses01"))
+    assert "unknown session 'Ses1'; did you mean 'Ses01'" in refused(lambda: extract(world, "audio", "Ses1"))
+
+
 # ---- killed half-way ---------------------------------------------------------------------------------
 
 
@@ -546,7 +656,7 @@ def whole(world):
 
 
 def kill_after(world, monkeypatch, count):
-    monkeypatch.setattr(build.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(build.devices, "cores", lambda: 1)
     load, done = Reader.load, []
 
     def killed(self, row):

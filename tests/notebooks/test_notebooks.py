@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -322,6 +323,23 @@ def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
     assert found["preprocess"] == found["ablation"] == 1
     alone = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold"))
     assert alone["train"] == 45 and alone["five_fold"] == 9 and alone["preprocess"] == 1
+
+
+def test_features_are_extracted_by_session_where_shards_are_asked_for(tmp_path):
+    outputs = f"outputs={tmp_path / 'out'}"
+    asked = snakemake("demo", ROOT, "--dry-run", "--until", "shards", overrides=outputs)
+    assert jobs(asked) == {"corpus": 1, "extract": 15, "shards": 1}
+    hostile = "it's $(touch pwned) {x}"
+    groups = f'folds.groups=[["{hostile}"], [Ses02]]'
+    done = snakemake("iemocap-frozen", ROOT, "--dry-run", "-p", "--until", "shards", overrides=f"{outputs} {groups}")
+    streams = params.load("iemocap-frozen").features
+    assert jobs(done) == {"extract": 2 * len(streams), "shards": 1}
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "foalkit extract" in line]
+    asked = [shlex.split(line.split("foalkit extract")[1].split(" > ")[0]) for line in lines]
+    assert {(a[0], a[1]) for a in asked} == {
+        (f"--stream={s}", f"--group={g}") for s in streams for g in (hostile, "Ses02")
+    }
+    assert all(a[2:] == ["--", "iemocap-frozen", f"{outputs} {groups}"] for a in asked)
 
 
 def test_the_saved_record_is_json_with_the_promised_fields(executed, tiny):

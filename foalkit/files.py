@@ -6,6 +6,10 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,22 +97,61 @@ def take_lock(handle, how: int) -> bool:
     return True
 
 
-def writer() -> str:
-    """What temporary files are named by: this machine and process, since machines share folders and count alike."""
-    return f"{platform.node()}-{os.getpid()}"
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a file or folder that becomes it when all is written, so that no reader sees half of it.
+
+    Where writing fails, nothing of it stays. Raises OSError, with the path, for what the system refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        if refused := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors says it in words
+            raise OSError(number := int(refused[1]), os.strerror(number), str(path)) from None
+        raise
+    finally:
+        _remove(part)
+
+
+def sweep(folder: Path, *, below: bool = True) -> None:
+    """Remove what processes were writing in this folder, or `below` it, when they died; other machines' after a day."""
+    for part in [*(folder.rglob if below else folder.glob)(".*.part")]:
+        name, _, process = part.name.removesuffix(".part").rpartition("-")[0].rpartition("-")
+        try:
+            dead = name.endswith(f".{platform.node()}") and not _lives(int(process))
+            if dead or time.time() - part.stat().st_mtime > 24 * 3600:
+                _remove(part)
+        except (OSError, ValueError):  # gone meanwhile, or a name that is not ours
+            continue
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON under a temporary name and rename it, so that no reader sees half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{writer()}")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    """Write JSON, whole or not at all."""
+    with whole(file) as part:
+        part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_parquet(file: Path, table: "pd.DataFrame") -> None:
-    """Write a table as Parquet under a temporary name and rename it; same table, same bytes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{writer()}")
-    table.to_parquet(partial, index=False, compression="zstd")
-    os.replace(partial, file)
+    """Write a table as Parquet, whole or not at all; same table, same bytes."""
+    with whole(file) as part:
+        table.to_parquet(part, index=False, compression="zstd")

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import yaml
 
 from foalkit import ROOT, UserError, devices
-from foalkit.files import take_lock
+from foalkit.files import sweep, take_lock
 from foalkit.params import load
 from foalkit.results.records import claim
 
@@ -73,6 +73,10 @@ def run(
     with (folder / ".snakemake" / "foalkit.lock").open("a+", encoding="utf-8") as living:
         _remove_dead_locks(folder, living)
         take_lock(living, fcntl.LOCK_SH)
+        for place in (p.folder, p.features_folder):
+            sweep(place)
+        for place in (p.weights_folder, p.features_folder.with_name("corpora")):
+            sweep(place, below=False)
         status, known = 0, (p.folder / "preprocess.json").exists()
         if not (known and up_to_date(p)):
             if known:
@@ -157,7 +161,7 @@ def _queued(folder: Path) -> list[str]:
     """The numbers of one's own Slurm jobs that were submitted from `folder`."""
     if not shutil.which("squeue"):
         return []
-    asked = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %Z"], capture_output=True, text=True)
+    asked = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %Z"], capture_output=True, encoding="utf-8", errors="replace")
     jobs = [line.split(" ", 1) for line in asked.stdout.splitlines()]
     return [number for number, place in jobs if Path(place).resolve() == folder.resolve()]
 

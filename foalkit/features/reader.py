@@ -1,7 +1,5 @@
 """From a manifest row to features: which file, range and region, through which encoder."""
 
-import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import numpy as np
 from foalkit.features import media
 from foalkit.features.encoders import make_encoder
 from foalkit.features.store import FULL_SCALE
-from foalkit.files import digest, file_digest, writer
+from foalkit.files import digest, file_digest, whole
 from foalkit.params import Params
 
 FILE = {"sound": "audio", "picture": "video"}  # the manifest's column of each kind's file
@@ -110,11 +108,8 @@ class Reader:
             boxes, found = np.split(np.load(kept), [4], axis=1)
         except (OSError, ValueError, EOFError):  # not there, or not whole
             boxes, found = faces.track(media.iter_frames(file, start, end, crop=crop))
-            self.boxes_folder.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_name(f".{key}.{writer()}-{threading.get_ident()}")
-            with partial.open("wb") as handle:
+            with whole(kept) as part, part.open("wb") as handle:
                 np.save(handle, np.column_stack([boxes, found]))
-            os.replace(partial, kept)
         if not found.any():
             raise media.MediaError(f"{file.name}: no face found in any of its {len(found)} frames")
         self.found[row["utterance"]] = float(found.mean())

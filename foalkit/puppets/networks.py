@@ -1,10 +1,9 @@
 """Small networks with seeded random weights (`model: small`), in the formats of the real ones that they stand for."""
 
 import json
-import shutil
 from pathlib import Path
 
-from foalkit.files import writer
+from foalkit.files import whole
 
 
 def small_wavlm(folder: Path, width: int) -> Path:
@@ -82,12 +81,11 @@ def _save_once(folder: Path, write) -> None:
 
     if folder.exists():
         return
-    partial = folder.with_name(f"{folder.name}.partial-{writer()}")
-    partial.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        write(partial)
     try:
-        partial.rename(folder)
-    except OSError:  # another job was quicker; the numbers are the same
-        shutil.rmtree(partial)
+        with whole(folder) as part, torch.random.fork_rng(devices=[]):
+            part.mkdir()
+            torch.manual_seed(1)
+            write(part)
+    except OSError:
+        if not folder.exists():  # else another job was quicker; the numbers are the same
+            raise

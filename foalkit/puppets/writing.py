@@ -3,9 +3,7 @@
 import csv
 import json
 import multiprocessing
-import os
 import shutil
-import tempfile
 import wave
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foalkit.files import read_mapping
+from foalkit.files import read_mapping, whole
 from foalkit.progress import progress
 from foalkit.puppets.voices import RATE
 
@@ -40,16 +38,11 @@ def write_once(root: Path, identity: dict, write: Callable[[Path], dict]) -> dic
             return found
     elif root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root} is not empty and holds no demo corpus: choose another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
-    try:
+    with whole(root) as part:
+        part.mkdir()
         written = write(part)
-        part.chmod(0o755)  # mkdtemp's folders are private
         if root.exists():
             shutil.rmtree(root)
-        os.replace(part, root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return written
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from foalkit.files import whole
 from foalkit.params import Params
 from foalkit.report import figures
 from foalkit.results import scoring
@@ -95,9 +96,8 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         minutes=sum(r.row["seconds"] for r in results) / 60,
     )
     target = into / "report.html"
-    partial = target.with_name(".report.html.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    with whole(target) as part:
+        part.write_text(page, encoding="utf-8")
     return target
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from foalkit import ROOT, UserError, __version__, arithmetic
-from foalkit.files import file_digest, read_mapping, refusal, write_json, write_parquet
+from foalkit.files import file_digest, read_mapping, refusal, whole, write_json, write_parquet
 from foalkit.params import Params
 
 SCHEMA = 1
@@ -92,8 +92,8 @@ def write_run(
     write_parquet(folder / "predictions.parquet", predictions)
     if absent is not None and len(absent):
         write_parquet(folder / "absent.parquet", absent)
-    save_file({name: w.contiguous() for name, w in weights.items()}, folder / "weights.tmp")
-    os.replace(folder / "weights.tmp", folder / "weights.safetensors")
+    with whole(folder / "weights.safetensors") as part:
+        save_file({name: w.contiguous() for name, w in weights.items()}, part)
     digests = {
         f"{part.stem}_digest": file_digest(part)
         for name in ("predictions.parquet", "absent.parquet", "weights.safetensors")

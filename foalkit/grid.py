@@ -161,7 +161,9 @@ def _queued(folder: Path) -> list[str]:
     """The numbers of one's own Slurm jobs that were submitted from `folder`."""
     if not shutil.which("squeue"):
         return []
-    asked = subprocess.run(["squeue", "--me", "--noheader", "--format=%i %Z"], capture_output=True, encoding="utf-8", errors="replace")
+    asked = subprocess.run(
+        ["squeue", "--me", "--noheader", "--format=%i %Z"], capture_output=True, encoding="utf-8", errors="replace"
+    )
     jobs = [line.split(" ", 1) for line in asked.stdout.splitlines()]
     return [number for number, place in jobs if Path(place).resolve() == folder.resolve()]
 

@@ -26,7 +26,9 @@ UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 # what nobody needs of Snakemake's log: what is left says which job runs, how far the grid is, and what went wrong
 NOISE = re.compile(
     r"Select jobs|Execute \d+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming"
-    r"|Complete log|localrule |    input: .*report.html|    jobid: 0$|    resources: tmpdir|$"
+    r"|Complete log|localrule |    input: .*report.html|    resources: tmpdir|$"
+    r"|RuleException:|CalledProcessError in|Command 'set -euo|    (shell|message|jobid):|        .* -m foalkit"
+    r"|        \(command exited|Exiting because a job|--keep-incomplete mode|WorkflowError:$|At least one job did not"
     r"|SLURM run ID|Provided remote|No (SLURM )?account|Unable to guess SLURM|Cleaning up SLURM|Using profile|Elapsed"
     r"|Cannot restore .*: no backup found|Touching output|Removing temporary|    input: .*/shards/"
 )
@@ -118,6 +120,9 @@ def _snakemake(call: list, folder: Path, living) -> int:
     with subprocess.Popen(call, **how) as grid:
         try:
             for line in grid.stdout:
+                if line.startswith("LockException"):
+                    grid.stdout.read()
+                    raise UserError("another grid is writing the same outputs: wait until it is done, or stop it")
                 if not NOISE.match(line):
                     print(line, end="", flush=True)
                 if logs := LOGS.match(line):

@@ -12,4 +12,9 @@ from papermill.__main__ import papermill  # noqa: E402
 NotebookClient.shutdown_kernel.default_value = "immediate"
 
 if __name__ == "__main__":
-    papermill()
+    try:
+        papermill()
+    except SystemExit as end:
+        if end.code == 138:  # papermill's word for a dead kernel
+            print("error: the notebook's kernel was killed, as happens where memory is full", file=sys.stderr)
+        raise

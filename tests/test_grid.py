@@ -360,3 +360,22 @@ def test_what_a_clusters_job_said_is_told(tmp_path, capsys):
     assert capsys.readouterr().out == "two\nthree\nUserError: wrong\nslurmstepd: error: *** DUE TO TIME LIMIT ***\n"
     grid._tell(str(own))  # a local job's words are in the terminal already
     assert capsys.readouterr().out == ""
+
+
+def test_a_killed_kernel_is_one_line(tmp_path):
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": ""}}}
+    source = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
+    (tmp_path / "a.ipynb").write_text(json.dumps(notebook | {"cells": [cell]}))
+    call = [sys.executable, "-m", "foalkit.job", str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and done.stderr.splitlines()[-1].startswith("error: the notebook's kernel was killed")
+
+
+def test_a_second_grid_on_the_same_outputs_is_one_line(monkeypatch, tmp_path):
+    said = "LockException:\nError: Directory cannot be locked.\nIf you are sure\n"
+    program = [sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(grid.subprocess, "Popen", lambda call, **how: popen(program, **how))
+    message = refused(lambda: grid.run("demo", f"outputs={tmp_path}/out", folder=tmp_path))
+    assert "another grid is writing the same outputs" in message

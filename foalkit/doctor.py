@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from foalkit import ROOT, UserError
+from foalkit import ROOT, UserError, arithmetic
 
 # what writes and reads the generated corpora; real ones may hold any other that FFmpeg reads
 CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         mark = "STOP" if self.stops else "note" if self.to_do else "ok"
-        return f"{mark:5}{self.what:10}{self.found}{f'; {self.to_do}' if self.to_do else ''}"
+        return f"{mark:5}{self.what:11}{self.found}{f'; {self.to_do}' if self.to_do else ''}"
 
 
 def examine(params: str | None = None, overrides: str | list[str] = "") -> list[Finding]:
@@ -127,6 +127,10 @@ def _processor(p) -> Iterator[Finding]:
     elif p is not None and p.training.precision == "bf16" and not units and not torch.cuda.is_available():
         to_do = "training.precision=fp32 is quicker here"
     yield Finding("processor", ", ".join(words), to_do)
+    if p is not None and p.training.reproducible == "everywhere":
+        same = arithmetic.everywhere()
+        words = f"{'the' if same else 'not the'} bytes of x86-64 processors with AVX2 under the lock's versions"
+        yield Finding("arithmetic", words, "" if same else "scores may differ in the last digits, as between seeds")
 
 
 def _memory(_) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ def by_utterances(folder: Path, counts) -> list[tuple]:
 
 
 def _whole(place: Path, count: int) -> dict:
-    p, table = params.load("demo"), corpus(count)
+    p, table = params.load("demo", "training.reproducible=here"), corpus(count)
     frames = np.maximum(1, 4 * lengths(count, np.random.default_rng(0))).astype(int)
     write_store(place, frames, WIDTH)
     store, sides = FeatureStore(place), split(table, p, 1, "honest")

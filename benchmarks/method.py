@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+FAST = "training.reproducible=here"  # an override: all that the processor can do
 LIMIT = 30  # seconds by the clock for all rounds of one measurement: the whole table takes less than five minutes
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import method, plain
-from foalkit import ROOT, losses
+from foalkit import losses
 from foalkit import params as settings
 from foalkit.models import FoalNet
 from foalkit.models.inputs import Identity
@@ -43,7 +43,7 @@ class Case:
             for s, (longest, width) in SIZES.items()
         }
         self.labels = torch.tensor(rng.permutation(np.arange(batch) % 4))
-        self.params = settings.load(ROOT / "params" / "demo.yaml").for_variant("foal-net")
+        self.params = settings.load("demo", method.FAST).for_variant("foal-net")
         dims = [width // scale for _, width in SIZES.values()]
         options["projection_dim"] = 512 // scale
         torch.manual_seed(seed)

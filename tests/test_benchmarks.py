@@ -1,6 +1,7 @@
 """The benchmarks run, at sizes that say nothing about speed; what a store costs on disk, exactly."""
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import refused
 
-from foalkit import ROOT
+from foalkit import ROOT, arithmetic
 
 sys.path.insert(0, str(ROOT))  # for `pytest` called without `python -m`
 from benchmarks import __main__ as bench
@@ -148,3 +149,13 @@ def test_torch_is_imported_only_when_it_is_needed():
 
 
 HEAVY = ["torch", "transformers", "open_clip", "librosa", "sklearn"]
+
+
+def test_the_processor_is_not_held_back():
+    script = "from benchmarks import finetuning, growth, training_step; from pathlib import Path; import os, tempfile\n"
+    script += "training_step.Case(2, scale=16); growth._whole(Path(tempfile.mkdtemp()) / 'x', 200)\n"
+    script += "finetuning.Case(finetuning.SMALL, batch=2, seconds=0.1, device='cpu', precision='fp32')\n"
+    script += f"print([n for n in {sorted(arithmetic.TORCH)} if n in os.environ])"
+    env = {k: v for k, v in os.environ.items() if k not in arithmetic.TORCH}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -37,10 +37,8 @@ class Case:
             "video": (torch.randn(batch, frames, 768), torch.arange(frames) < (real * 30 // 16_000)[:, None]),
         }
         self.streams = {s: (x.to(device), mask.to(device)) for s, (x, mask) in self.streams.items()}
-        self.labels, self.params = (
-            (torch.arange(batch) % 4).to(device),
-            settings.load("demo", method.FAST).for_variant("foal-net"),
-        )
+        self.labels = (torch.arange(batch) % 4).to(device)
+        self.params = settings.load("demo", method.FAST).for_variant("foal-net")
         self.precision = precision
         self.optimiser = torch.optim.AdamW([w for w in self.net.parameters() if w.requires_grad], fused=True)
 

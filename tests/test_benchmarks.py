@@ -151,11 +151,11 @@ def test_torch_is_imported_only_when_it_is_needed():
 HEAVY = ["torch", "transformers", "open_clip", "librosa", "sklearn"]
 
 
-def test_the_processor_is_not_held_back():
-    script = "from benchmarks import finetuning, growth, training_step; from pathlib import Path; import os, tempfile\n"
-    script += "training_step.Case(2, scale=16); growth._whole(Path(tempfile.mkdtemp()) / 'x', 200)\n"
+def test_the_processor_is_not_held_back(tmp_path):
+    script = "from benchmarks import finetuning, growth, training_step; from pathlib import Path; import os, sys\n"
+    script += "training_step.Case(2, scale=16); growth._whole(Path(sys.argv[1]) / 'x', 200)\n"
     script += "finetuning.Case(finetuning.SMALL, batch=2, seconds=0.1, device='cpu', precision='fp32')\n"
     script += f"print([n for n in {sorted(arithmetic.TORCH)} if n in os.environ])"
     env = {k: v for k, v in os.environ.items() if k not in arithmetic.TORCH}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=env)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.stdout.strip() == "[]", done.stderr

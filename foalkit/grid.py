@@ -27,7 +27,7 @@ UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 NOISE = re.compile(
     r"Select jobs|Execute \d+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming"
     r"|Complete log|localrule |    input: .*report.html|    resources: tmpdir|$"
-    r"|RuleException:|CalledProcessError in|Command 'set -euo|    (shell|message|jobid):|        .* -m foalkit"
+    r"|RuleException:|CalledProcessError in|Command 'set -euo|    (shell|jobid|message: None)\b|        .* -m foalkit"
     r"|        \(command exited|Exiting because a job|--keep-incomplete mode|WorkflowError:$|At least one job did not"
     r"|SLURM run ID|Provided remote|No (SLURM )?account|Unable to guess SLURM|Cleaning up SLURM|Using profile|Elapsed"
     r"|Cannot restore .*: no backup found|Touching output|Removing temporary|    input: .*/shards/"
@@ -104,9 +104,9 @@ def _quoted(text: str) -> str:
     return json.dumps([quote(text, safe=" !#$&()*+,-./:;<=>?@[]^_`{|}~", errors="surrogateescape")])
 
 
-def _tell(logs: str) -> None:
+def _tell(logs: str, folder: Path) -> None:
     """Print why a job of a cluster failed, from its own log and from the cluster's, where all its messages went."""
-    own, *others = (Path(log) for log in re.split(", (?=/)", logs))
+    own, *others = (folder / log for log in re.split(", (?=/)", logs))
     for log in [own, *others] if others else []:
         said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         lines = said if log == own else [line for line in said if re.match(r"(srun|slurmstepd): ", line)]
@@ -126,7 +126,7 @@ def _snakemake(call: list, folder: Path, living) -> int:
                 if not NOISE.match(line):
                     print(line, end="", flush=True)
                 if logs := LOGS.match(line):
-                    _tell(logs[1])
+                    _tell(logs[1], folder)
         except KeyboardInterrupt:  # Snakemake has heard it too: it ends its jobs, then itself
             pass
         return grid.wait()

@@ -356,10 +356,19 @@ def test_what_a_clusters_job_said_is_told(tmp_path, capsys):
     own, clusters = tmp_path / "a, b.log", tmp_path / "7.log"
     own.write_text("one\ntwo\nthree\nUserError: wrong\n")
     clusters.write_text("Building DAG\nslurmstepd: error: *** DUE TO TIME LIMIT ***\nExiting\n")
-    grid._tell(f"{own}, {clusters}")
+    grid._tell(f"{own.name}, {clusters}", tmp_path)  # by its name in the grid's folder, wherever this runs
     assert capsys.readouterr().out == "two\nthree\nUserError: wrong\nslurmstepd: error: *** DUE TO TIME LIMIT ***\n"
-    grid._tell(str(own))  # a local job's words are in the terminal already
+    grid._tell(str(own), tmp_path)  # a local job's words are in the terminal already
     assert capsys.readouterr().out == ""
+
+
+def test_what_the_cluster_says_of_a_job_is_no_noise():
+    for word in (
+        "SLURM-job '23' failed, SLURM status is: 'TIMEOUT'.",
+        "SLURM sbatch failed. The error message was 'x'.",
+    ):
+        assert not grid.NOISE.match(f"    message: {word}\n")
+    assert grid.NOISE.match("    message: None\n") and grid.NOISE.match("    jobid: 3\n")
 
 
 def test_a_killed_kernel_is_one_line(tmp_path):

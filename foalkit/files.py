@@ -109,7 +109,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # else it has words only
+            error.filename = error.filename or str(path)
         raise
     except Exception as error:
         if refused := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors says it in words

@@ -80,7 +80,7 @@ def test_no_number_of_cores_is_refused(capsys, cores):
 def test_the_overrides_of_make_are_one_word_with_spaces(capsys, monkeypatch):
     from foalkit.report import expected
 
-    monkeypatch.setattr(grid, "run", lambda params, overrides, cores: 0)
+    monkeypatch.setattr(grid, "run", lambda params, overrides, cores, **how: 0)
     monkeypatch.setattr(expected, "compare", lambda p: f"{p.training.epochs} {p.loss.mem}")
     assert printed(capsys, "grid", "demo", "training.epochs=2 loss.mem=0.5") == (0, "2 0.5\n")
 

@@ -6,21 +6,16 @@ from typing import Any
 from foalkit import ROOT, UserError, arithmetic
 from foalkit.files import digest, file_digest, read_mapping
 from foalkit.params import Params
-from foalkit.results import scoring
-from foalkit.results.variants import variant_result
+from foalkit.results import records, scoring
+from foalkit.results.variants import VariantResult, variant_result
 
 FOLDER = ROOT / "params" / "expected"
 
 
-def gather(params: Params) -> dict[str, Any]:
-    """Digests of the corpus's files, of the stores and of every run's predictions, and the rows' UA.
-
-    Raises UserError where something of it is missing.
-    """
-    rows = [(protocol, variant) for protocol, variants in params.ablation.items() for variant in variants]
-    results = {f"{protocol}/{variant}": variant_result(params, protocol, variant) for protocol, variant in rows}
+def digests(params: Params) -> dict[str, Any]:
+    """Digests of the settings, the lock, the corpus's files, the stores and every run's predictions."""
     info = read_mapping(params.folder / "preprocess.json")
-    root = Path(info["corpus"])
+    root, rows = Path(info["corpus"]), _rows(params)
     return {
         "settings": digest([params.data_digest, {variant: params.digest(variant) for _, variant in rows}]),
         "lock": file_digest(ROOT / "requirements.lock")[:16],
@@ -31,30 +26,28 @@ def gather(params: Params) -> dict[str, Any]:
         },
         "stores": {stream: store["digest"] for stream, store in info["features"].items()},
         "runs": {
-            f"{name}/fold{run['fold']}-seed{run['seed']}": run["predictions_digest"][:16]
-            for name, result in results.items()
-            for run in result.runs
+            f"{protocol}/{variant}/fold{run['fold']}-seed{run['seed']}": run["predictions_digest"][:16]
+            for protocol, variant in rows
+            for run in records.read_runs(params, protocol, variant)
         },
-        "ceilings": info["ceilings"],
-        "rows": {name: _row(result) for name, result in results.items()},
     }
 
 
-def _row(result) -> dict[str, Any]:
-    row, chosen = result.row, result.folds[result.folds["selection"] == result.row["selection"]]
-    kept = {name: round(row[name], 4) for name in ("ua_pooled", "ua_low", "ua_high")}
-    return {"label": row["label"], "modality": row["modality"], **kept, "folds": chosen["ua"].round(4).tolist()}
+def scores(params: Params) -> dict[str, dict[str, Any]]:
+    """Each row's UA, interval and folds; raises UserError where a run is missing."""
+    return {
+        f"{protocol}/{variant}": _row(variant_result(params, protocol, variant)) for protocol, variant in _rows(params)
+    }
 
 
 def by_seed(params: Params) -> dict[str, list[float]]:
-    """The UA of each row, one number a seed."""
+    """The UA of each row, one number a seed; raises UserError where a run is missing."""
     return {
         f"{protocol}/{variant}": [
             round(scoring.ua(part["true"].to_numpy(), part["predicted"].to_numpy()), 4)
             for _, part in variant_result(params, protocol, variant).pooled.groupby("seed")
         ]
-        for protocol, variants in params.ablation.items()
-        for variant in variants
+        for protocol, variant in _rows(params)
     }
 
 
@@ -68,25 +61,36 @@ def compare(params: Params) -> str | None:
         return None
     known = read_mapping(file)
     try:
-        found = gather(params)
+        found, counts, different = digests(params), [], []
+        for what in ("files", "stores", "runs"):
+            same = sum(found[what].get(name) == value for name, value in known[what].items())
+            counts.append(f"{same} of {len(known[what])} {what}")
+            more = sorted(set(known[what].items()) ^ set(found[what].items()))
+            different += [f"{what}: {name}" for name in dict.fromkeys(name for name, _ in more)]
+        line = f"{', '.join(counts)} have the expected bytes"
+        if not different:
+            return line
+        rows = scores(params)
     except (OSError, KeyError, UserError) as error:
         return f"params/expected/{params.name}.json cannot be compared: {error}"
-    counts, different = [], []
-    for what in ("files", "stores", "runs"):
-        same = sum(found[what].get(name) == value for name, value in known[what].items())
-        counts.append(f"{same} of {len(known[what])} {what}")
-        more = sorted(set(known[what].items()) ^ set(found[what].items()))
-        different += [f"{what}: {name}" for name in dict.fromkeys(name for name, _ in more)]
-    line = f"{', '.join(counts)} have the expected bytes"
-    if not different:
-        return line
     outside = [
-        f"{name} {found['rows'][name]['ua_pooled']:.1%} (known: {low:.1%} to {high:.1%})"
+        f"{name} {rows[name]['ua_pooled']:.1%} (known: {low:.1%} to {high:.1%})"
         for name, (low, high) in known["spread"].items()
-        if not low - 5e-5 <= found["rows"].get(name, {}).get("ua_pooled", -1) <= high + 5e-5
+        if name in rows and not low - 5e-5 <= rows[name]["ua_pooled"] <= high + 5e-5
     ]
-    scores = f"outside of the known spread: {', '.join(outside)}" if outside else "all UA lie within the known spread"
-    return f"{line}; the first that differs is {different[0]}; {scores}. {_why(known, found)}"
+    said = f"outside of the known spread: {', '.join(outside)}" if outside else "all UA lie within the known spread"
+    return f"{line}; the first that differs is {different[0]}; {said}. {_why(known, found)}"
+
+
+def _rows(params: Params) -> list[tuple[str, str]]:
+    """(protocol, variant) of every row."""
+    return [(protocol, variant) for protocol, variants in params.ablation.items() for variant in variants]
+
+
+def _row(result: VariantResult) -> dict[str, Any]:
+    row, chosen = result.row, result.folds[result.folds["selection"] == result.row["selection"]]
+    kept = {name: round(row[name], 4) for name in ("ua_pooled", "ua_low", "ua_high")}
+    return {"label": row["label"], "modality": row["modality"], **kept, "folds": chosen["ua"].round(4).tolist()}
 
 
 def _why(known: dict, found: dict) -> str:

@@ -21,7 +21,7 @@ from foalkit.files import digest, file_digest, locked, read_mapping, write_json,
 from foalkit.params import Params
 from foalkit.params.encoders import Kind
 from foalkit.params.errors import unknown
-from foalkit.params.load import expand
+from foalkit.params.load import corpus_place, expand
 from foalkit.params.schema import Clip
 from foalkit.progress import progress
 from foalkit.results import records
@@ -131,22 +131,24 @@ def up_to_date(params: Params) -> bool:
 
 def sources(params: Params) -> str | None:
     """A digest of the names, sizes and times of change of all files that features are made from; None without them."""
-    places = [("corpus.root", params.corpus_folder)]
-    for stream, spec in params.features.items():
-        places += [
-            (f"features.{stream}.{k}", v) for k in ("folder", "model", "pretrained") if (v := getattr(spec, k, None))
-        ]
+    named = [
+        (f"features.{stream}.{key}", place)
+        for stream, spec in params.features.items()
+        for key in ("folder", "model", "pretrained")
+        if (place := getattr(spec, key, None))
+    ]
+    try:
+        corpus = corpus_place(params)
+        places = [corpus, *(expand(place, key) for key, place in named)]
+    except UserError:  # a variable is not set
+        return None
     files = {}
-    for key, place in places:
-        try:
-            place = expand(place, key)
-        except UserError:  # its variable is not set
-            return None
+    for place in places:
         found = (Path(folder, n) for folder, _, names in os.walk(place, followlinks=True) for n in names)
         for file in [place] if place.is_file() else found:
             stat = file.stat() if file.exists() else file.lstat()  # a link may lead nowhere
             files[str(file)] = stat.st_size, stat.st_mtime_ns
-        if key == "corpus.root" and not files:
+        if place == corpus and not files:
             return None
     return digest(files)
 

@@ -35,7 +35,6 @@ help:  ## this list
 
 demo:  ## everything: environment, corpus, features, the whole ablation, the report
 	@$(MAKE) --no-print-directory grid PARAMS=demo
-	@echo "demo: outputs/demo/report.html"
 
 grid: $(BIN)/.installed $(if $(filter slurm,$(EXECUTOR)),$(BIN)/.slurm)  ## the same for another params file: PARAMS=iemocap-frozen; OVERRIDES="training.epochs=5" changes it, GPU_JOBS=3 jobs share a GPU, EXECUTOR=slurm JOBS=50 runs it on a cluster
 	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) $(if $(EXECUTOR),--executor=$(call quoted,$(EXECUTOR))) \
@@ -50,9 +49,9 @@ MACHINES := "THREADS=2" \
 	"THREADS=2 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem NPY_DISABLE_CPU_FEATURES=X86_V3,X86_V4,AVX512_ICL"
 
 test-machines: $(BIN)/.installed  ## the tests of numbers as other processors compute them: half an hour
-	@failed=0; for machine in $(MACHINES); do echo "== $$machine"; eval "export $$machine"; \
-		env OMP_NUM_THREADS=$$THREADS MKL_NUM_THREADS=$$THREADS OPENBLAS_NUM_THREADS=$$THREADS $$machine \
-		$(BIN)/python -m pytest -q tests/models tests/training tests/features tests/puppets tests/results || failed=1; \
+	@failed=0; for machine in $(MACHINES); do echo "== $$machine"; (export $$machine; \
+		export OMP_NUM_THREADS=$$THREADS MKL_NUM_THREADS=$$THREADS OPENBLAS_NUM_THREADS=$$THREADS; \
+		$(BIN)/python -m pytest -q tests/models tests/training tests/features tests/puppets tests/results) || failed=1; \
 	done; exit $$failed
 
 KILLS ?= 20

@@ -76,10 +76,7 @@ def avel(
     with torch.autocast(audio.device.type, enabled=False):
         cosine = F.normalize(_wide(audio), dim=1) @ F.normalize(_wide(video), dim=1).T
         similarity = cosine / temperature
-    target = (labels[:, None] == labels).to(similarity.dtype)  # (N, N), symmetric: it serves both directions
-    if normalise_targets:
-        positives = target.sum(1, keepdim=True)  # the own pair counts, so never 0
-        target = target * (positives.mean() if normalise_targets == "matched" else 1) / positives
+    target = _targets(labels[:, None] == labels, normalise_targets, similarity.dtype)  # (N, N), serves both directions
     meant = slice(None) if rows is None else rows
     a2v = F.cross_entropy(similarity[meant], target[meant])
     v2a = F.cross_entropy(similarity.T[meant], target[meant])
@@ -136,11 +133,37 @@ def mem(a2v_positive: Tensor, a2v_negative: Tensor, v2a_positive: Tensor, v2a_ne
     return Mem((a2v + v2a) / 2, a2v, v2a)
 
 
+def avel_levels(
+    labels: Tensor, temperature: float | Tensor, classes: int, *, normalise_targets: bool | str = False
+) -> tuple[Tensor, Tensor]:
+    """What L_AVEL is for these labels `(N,)` when nothing is aligned, and when everything is: two scalars.
+
+    Not aligned: all similarities are equal. Aligned: sounds and pictures of an emotion lie on one corner of a regular
+    simplex of `classes` corners, cosine 1 to their own and −1 / (classes − 1) to the others (section 3's check values).
+    """
+    same = labels[:, None] == labels  # (N, N)
+    temperature = torch.as_tensor(temperature, dtype=torch.float32, device=labels.device).detach()
+    levels = []
+    for cosine in (torch.zeros(same.shape, device=labels.device), torch.where(same, 1.0, -1 / (classes - 1))):
+        target = _targets(same, normalise_targets, cosine.dtype)
+        levels.append(F.cross_entropy(cosine / temperature, target))
+    return tuple(levels)
+
+
 def _matching(positive: Tensor, negative: Tensor, valid: Tensor) -> Tensor:
     skip = -100
     target = torch.cat([torch.where(valid, match, skip) for match in (1, 0)])  # (2N,)
     total = F.cross_entropy(_wide(torch.cat([positive, negative])), target, ignore_index=skip, reduction="sum")
     return total / (2 * valid.sum()).clamp(min=1)  # the mean, but 0 rather than 0 / 0 where nothing counts
+
+
+def _targets(same: Tensor, normalise: bool | str, dtype: torch.dtype) -> Tensor:
+    """AVEL's targets of the pairs that are of one emotion, `same` `(N, N)`, which is symmetric."""
+    target = same.to(dtype)
+    if normalise:
+        positives = target.sum(1, keepdim=True)  # the own pair counts, so never 0
+        target = target * (positives.mean() if normalise == "matched" else 1) / positives
+    return target
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Figures for notebooks and report: matplotlib figures from tables, shown with an alternative text."""
 
 import io
+import math
 from itertools import cycle
 
 import numpy as np
@@ -34,14 +35,70 @@ def show(figure: Figure, alt: str):
     return Image(png(figure), alt=alt)
 
 
-def loss_curves(history: pd.DataFrame) -> Figure:
-    """Training loss per term over epochs, one panel a term (their scales differ 30-fold)."""
-    names = {"ce": "L_CE", "avel": "L_AVEL", "mem": "L_MEM", "temperature": "τ"}
+def loss_curves(history: pd.DataFrame, classes: int) -> Figure:
+    """Each loss term over epochs, in training and on held-out clips, between its chance level and its floor.
+
+    One panel a term (their scales differ 30-fold); `history` is a run's, or the mean of several by epoch.
+    """
+    side = "validation" if "validation_loss" in history else "test"
+    held = {"ce": f"{side}_loss", "avel": "held_avel", "mem": "held_mem"}
+    levels = {"ce": (math.log(classes), 0), "mem": (math.log(2), 0)}
+    if "avel_floor" in history:
+        levels["avel"] = (history["avel_chance"].mean(), history["avel_floor"].mean())
+    names = {"ce": "L_CE", "avel": "L_AVEL", "mem": "L_MEM", "temperature": "temperature τ"}
     kept = [n for n in names if n in history]
-    figure = Figure(figsize=(2.5 * len(kept), 2.2), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(kept), 2.7), layout="constrained")
     for ax, name in zip(figure.subplots(1, len(kept), squeeze=False)[0], kept, strict=True):
-        ax.plot(history["epoch"], history[name], color=FUSED)
+        for column, colour in ((name, FUSED), (held.get(name), AUDIO)):
+            if column in history:
+                ax.plot(history["epoch"], _between_levels(history, column, levels.get("avel")), color=colour)
+        for level, style in zip(levels.get(name, ()), (":", "--"), strict=False):
+            ax.axhline(level, color=INK, lw=1, ls=style)
         plain(ax, names[name])
+    handles = [
+        Line2D([], [], color=FUSED, label="training, with dropout"),
+        Line2D([], [], color=AUDIO, label="held-out clips"),
+        Line2D([], [], color=INK, lw=1, ls=":", label="chance"),
+        Line2D([], [], color=INK, lw=1, ls="--", label="floor: all is learned"),
+    ]
+    figure.legend(handles=handles, fontsize=8, frameon=False, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _between_levels(history: pd.DataFrame, column: str, levels: tuple[float, float] | None) -> pd.Series:
+    """A loss term as it is; L_AVEL, whose levels differ from batch to batch, at its place between their means."""
+    values = history[column]
+    if f"{column}_floor" not in history:
+        return values
+    chance, floor = history[f"{column}_chance"], history[f"{column}_floor"]
+    return levels[1] + (values - floor) / (chance - floor) * (levels[0] - levels[1])
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """AVEL's retrieval and MEM's accuracy on held-out clips over epochs, with chance as a line; a panel a term."""
+    panels = {
+        "AVEL: the most similar other picture\nhas the emotion of the sound": {"held_retrieval": FUSED},
+        "MEM: pairs told apart": {"held_mem_accuracy": FUSED, "held_mem_accuracy_drawn": AUDIO},
+    }
+    panels = {title: lines for title, lines in panels.items() if next(iter(lines)) in history}
+    figure = Figure(figsize=(3.6 * max(len(panels), 1), 2.8), layout="constrained")
+    for ax, (title, lines) in zip(
+        figure.subplots(1, max(len(panels), 1), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, colour in lines.items():
+            ax.plot(history["epoch"], history[name], color=colour)
+        chance = history["held_retrieval_chance"].mean() if "held_retrieval" in lines else 0.5
+        ax.axhline(chance, color=INK, lw=1, ls=":", label="chance")
+        plain(ax, title)
+        ax.set_ylim(0, 1.02)
+        ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
+        if len(lines) > 1:
+            for name, label in (
+                ("held_mem_accuracy", "hardest negatives"),
+                ("held_mem_accuracy_drawn", "drawn negatives"),
+            ):
+                ax.plot([], [], color=lines[name], label=label)
+        ax.legend(fontsize=7, frameon=False, loc="lower right")
     return figure
 
 

@@ -28,6 +28,7 @@ from foalkit.results.tables import (
     spread_table,
     strata_table,
 )
+from foalkit.results.terms import pooled, sentence, terms_table
 from foalkit.results.variants import SYSTEMS, VariantResult, shown_rows
 
 # figures that the notebooks draw into outputs/<params>/figures/: name and caption
@@ -55,6 +56,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         "ablation": printed_table(params, rows),
         "peeking": peeking,
         "differences": paired_differences(params, results),
+        "terms": terms_table(results),
         "spread": spread_table(params, results),
         "missing": absent_table(params, results),
         "calibration": calibration_table(params, results),
@@ -78,6 +80,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         best=(shown[0] if shown else results[0]).row,
         plain=shown[1].row["label"] if len(shown) > 1 else "",
         gain=gain,
+        learned=[sentence(n, t) for n, t in pooled([r.get("terms", {}) for r in (shown or results)[0].runs]).items()],
         questions=[params.variants[v] for v in dict.fromkeys(rows["variant"])],
         headline=_headline(params, results, rows, info),
         never={p: names for p in params.ablation if params.ablation[p] and (names := params.never_tested(p))},
@@ -175,6 +178,24 @@ def _draw(params: Params, results: list[VariantResult], rows: pd.DataFrame, info
         f"WA and UA over epochs of run {run['run']}, with the epochs chosen by each rule.",
         f"Run {run['run']}: WA and UA over epochs, and the epoch each selection rule takes.",
     )
+    histories = [pd.DataFrame(r["history"]) for r in (shown or results)[0].runs]
+    mean, label = pd.concat(histories).groupby("epoch", as_index=False).mean(), (shown or results)[0].row["label"]
+    told = f"{label}, mean over {len(histories)} runs"
+    levels = "between its chance level (dotted) and its floor (dashed)"
+    add(
+        "losses",
+        figures.loss_curves(mean, len(params.corpus.classes)),
+        f"Loss terms of {told}.",
+        f"{told}: each loss term, {levels}.",
+    )
+    if "held_avel" in mean or "held_mem" in mean:
+        alt = f"AVEL's retrieval and MEM's accuracy of {told}, over epochs."
+        add(
+            "learning",
+            figures.learning_curves(mean),
+            alt,
+            f"{told}: what AVEL and MEM know about held-out clips, epoch by epoch.",
+        )
     for name, words in DRAWN_BEFORE.items():
         caption = words.format(run=run["run"])
         picture = params.folder / "figures" / f"{name}.png"

@@ -10,6 +10,7 @@ from foalkit import UserError
 from foalkit.params import Params
 from foalkit.params.load import corpus_place, read_ledger
 from foalkit.results import scoring
+from foalkit.results.terms import acts
 from foalkit.results.variants import PLAIN, SYSTEMS, VariantResult, read_absent, shown_rows
 
 FEW = 20  # utterances: a stratum of fewer says little
@@ -37,7 +38,8 @@ def ablation_rows(params: Params, results: list[VariantResult]) -> pd.DataFrame:
         if params.variants[result.row["variant"]].ledger:
             continue
         method, ua, wa = _printed(params, result.row["variant"])
-        rows.append({**result.row, "method": method, "ua_printed": ua, "wa_printed": wa})
+        idle = " and ".join(n.upper() for n in ("avel", "mem") if acts(result.runs, n).startswith("no"))
+        rows.append({**result.row, "method": method, "ua_printed": ua, "wa_printed": wa, "idle": idle})
     return pd.DataFrame(rows)
 
 
@@ -64,7 +66,7 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
         seeds = f": ± {percent(r['ua_seed_sd'])} / {percent(r['wa_seed_sd'])}" if several else ""
         line = {
             "modality": r["modality"],
-            "variant": r["label"],
+            "variant": f"{r['label']} ({r['idle']} cannot act here)" if r["idle"] else r["label"],
             "protocol, epoch by": f"{r['protocol']}, {r['selection']}",
             "folds": f"{r['folds']} of {len(params.folds.groups)}",
             **scores,

@@ -1,5 +1,7 @@
 """The loss of one batch and its gradients, the batch whole or in parts, on one device or shared by processes."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -133,6 +135,16 @@ def add_gradients(
 def precision(params: Params, kind: str) -> torch.autocast:
     """The context of `training.precision` on a kind of device."""
     return torch.autocast(kind, torch.bfloat16, enabled=params.training.precision == "bf16")
+
+
+@contextmanager
+def same_draws():
+    """What is drawn inside is drawn again after it."""
+    before = _random_state()
+    try:
+        yield
+    finally:
+        _set_random_state(before)
 
 
 def _random_state() -> tuple:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from foalkit import UserError
+from foalkit import UserError, losses
 from foalkit.corpora.folds import Split
 from foalkit.devices import device
 from foalkit.features.data import Data
@@ -24,6 +24,7 @@ from foalkit.training import unfinished
 from foalkit.training.gradients import add_gradients, precision
 from foalkit.training.networks import Net, Streams, build_net
 from foalkit.training.processes import Processes, launch
+from foalkit.training.terms import held_out_terms, reach
 
 Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
 
@@ -32,12 +33,13 @@ Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
 class Result:
     """What training leaves: one history row per epoch, all kept logits, the selected epoch's weights."""
 
-    history: pd.DataFrame  # epoch, loss terms, temperature, wa, ua and loss per side
+    history: pd.DataFrame  # epoch, loss terms and L_AVEL's levels, temperature, held-out terms, wa, ua, loss per side
     predictions: pd.DataFrame  # utterance, speaker, split, epoch, true, logit_<class>
     scores: dict[str, dict]  # selection → wa, ua, epoch on the test fold
     absent: pd.DataFrame  # utterance, speaker, condition, true, logit_<class>: one stream hidden in the test
     weights: dict[str, Tensor]
     selection: str
+    reach: dict[str, dict[str, int]]  # which weights AVEL and MEM can move (`terms.reach`)
     parameters: int
     device: str
     seconds: float
@@ -96,6 +98,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
     labels = torch.tensor(data.labels(sides.train))
     held_out = {side: _known(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
+    reached = _reach(net, data, sides.train, labels, p, streams, on)
     kept, history, best, weights, resumed = [], [], None, {}, []
     if keep and (before := unfinished.last(keep, net, optimiser, rng, processes)):
         facts, weights, predictions = before
@@ -112,6 +115,8 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
             optimiser.zero_grad(set_to_none=True)
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
             terms = add_gradients(net, batch, labels[rows].to(on), p, processes)
+            if "avel" in terms:
+                terms |= _levels(net.core, labels[rows], p)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
             if not math.isfinite(sums["total"]):
@@ -123,6 +128,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         row = {"epoch": epoch, **{n: v / len(labels) for n, v in sums.items()}}
         if isinstance(net.core, FoalNet):
             row["temperature"] = net.core.temperature.item()
+        row |= _held_out_terms(net, data, held_out[selection], p, streams, on, processes)
         now = _held_out(net, data, held_out, epoch, p, streams, processes)
         kept.append(now)
         for side, scores in scoring.scores_by_epoch(now).set_index("split").iterrows():
@@ -147,6 +153,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         absent=_absent(net, data, held_out["test"], p, streams, processes),
         weights=weights,
         selection=selection,
+        reach=reached,
         parameters=sum(w.numel() for w in net.parameters()),
         device=on,
         seconds=spent,
@@ -185,6 +192,35 @@ def predict(
                 raise UserError(f"utterance {silent}: every stream is masked, nothing is left to predict from")
             logits[some] = net(part).float()
     return (processes.reduce(logits) if processes else logits).cpu().numpy()
+
+
+def _reach(net: Net, data: Data, train: list[str], labels: Tensor, params: Params, streams, on: str) -> dict:
+    """`terms.reach` on one training clip of each emotion."""
+    if not isinstance(net.core, FoalNet):
+        return {}
+    rows = [int((labels == c).nonzero()[0]) for c in labels.unique()]
+    return reach(net, _batch(data.stores, streams, [train[i] for i in rows], on), labels[rows].to(on), params)
+
+
+def _levels(core: FoalNet, labels: Tensor, params: Params) -> dict[str, Tensor]:
+    how = {"normalise_targets": params.loss.normalise_targets}
+    levels = losses.avel_levels(labels, core.temperature.detach().cpu(), len(params.corpus.classes), **how)
+    return dict(zip(("avel_chance", "avel_floor"), levels, strict=True))
+
+
+def _held_out_terms(net: Net, data: Data, known: dict, params: Params, streams, on, processes) -> dict[str, float]:
+    """`terms.held_out_terms` of a side, its clips passing the input layers in parts where training does that, too."""
+
+    def enter(rows: Tensor):
+        whole = _batch(data.stores, streams, [known["utterance"][i] for i in rows], on)
+        with precision(params, torch.device(on).type):
+            parts = [
+                net.enter({s: (x[some], mask[some]) for s, (x, mask) in whole.items()})
+                for some in torch.arange(len(rows)).split(params.training.micro_batch or len(rows))
+            ]
+        return [tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True)) for stream in zip(*parts, strict=True)]
+
+    return held_out_terms(net, enter, torch.tensor(known["true"]).long(), params, processes)
 
 
 def _all(yes: bool, processes: Processes | None) -> bool:

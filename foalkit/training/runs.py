@@ -15,7 +15,7 @@ from foalkit.features.data import Data, open_data
 from foalkit.files import digest
 from foalkit.params import Params
 from foalkit.progress import progress
-from foalkit.results import records
+from foalkit.results import records, terms
 from foalkit.training.loop import Result, Start, train
 from foalkit.training.processes import Processes, write_result
 
@@ -25,6 +25,7 @@ def save(
 ) -> Path:
     """Write the run's predictions, weights and, last, its record.json; returns the record's path."""
     streams = params.variants[variant].streams
+    history = result.history.astype(float).round(6).to_dict("records")
     record = {
         "run": f"{params.name}/{protocol}/{variant}/fold{fold}-seed{seed}",
         "params_name": params.name,
@@ -52,9 +53,11 @@ def save(
         "manifest_digest": data.info["manifest_digest"],
         "feature_digests": {s: data.info["features"][s]["digest"] for s in streams},
         "encoders": {s: data.info["features"][s]["encoder"] for s in streams},
+        "terms": terms.judged(history, result.scores[result.selection]["epoch"], len(data.classes), result.selection),
+        "reach": result.reach,
         "parameters": result.parameters,
         "device": result.device,
-        "history": result.history.astype(float).round(6).to_dict("records"),
+        "history": history,
         "seconds": round(result.seconds, 2),
         "resumed": result.resumed,
         "cpu_seconds": round(result.cpu_seconds, 2),
@@ -107,6 +110,7 @@ def finished(params: Params, variant: str, fold: int, seed: int, protocol: str, 
         weights=records.read_weights(folder),
         cpu_seconds=record.get("cpu_seconds"),
         resumed=record.get("resumed", []),
+        reach=record.get("reach", {}),
         **{name: record[name] for name in ("scores", "selection", "parameters", "device", "seconds")},
     )
 

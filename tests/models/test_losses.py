@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from foalkit.losses import avel, hard_negatives, mem
+from foalkit.losses import avel, avel_levels, hard_negatives, mem
 
 PER_CLASS = 16
 LABELS_64 = torch.arange(64) % 4
@@ -311,3 +311,20 @@ def test_mem_refuses_what_does_not_fit():
         mem(a, b[:2], c, d, valid)
     with pytest.raises(ValueError, match=r"\(3, 1\)"):
         mem(a, b, c, d[:, :1], valid)
+
+
+# --- what L_AVEL can reach
+
+
+@pytest.mark.parametrize("normalise", [False, True, "matched"])
+def test_avels_levels_are_the_loss_of_equal_and_of_perfect_projections(normalise):
+    labels = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3, 3])
+    same, perfect = torch.ones(9, 4, dtype=torch.float64), simplex(labels)
+    want = [avel(z, z, labels, 0.5, normalise_targets=normalise).loss.item() for z in (same, perfect)]
+    got = avel_levels(labels, torch.tensor(0.5), 4, normalise_targets=normalise)
+    assert [x.item() for x in got] == pytest.approx(want, rel=1e-6)
+
+
+def test_avels_levels_are_the_specifications():
+    chance, floor = avel_levels(LABELS_64, 2.659, 4)
+    assert (chance.item(), floor.item()) == (pytest.approx(66.54, abs=0.005), pytest.approx(60.93, abs=0.005))

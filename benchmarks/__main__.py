@@ -15,8 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import method
-from foalkit import ROOT, UserError
+from foalkit import ROOT, UserError, devices
 from foalkit.params.errors import nearest
 from foalkit.results.records import provenance, write_json
 
@@ -39,7 +38,7 @@ def machine() -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    units = "amx_bf16" if any("amx_bf16" in line for line in lines) else "avx512_bf16" if method.has_bf16() else "no"
+    units = "amx_bf16" if any("amx_bf16" in line for line in lines) else "avx512_bf16" if devices.has_bf16() else "no"
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{model}, {os.cpu_count()} cores, {units} units for bf16{gpu}; torch {torch.__version__}"
 
@@ -89,7 +88,7 @@ def run(folder: Path, kinds=KINDS, *, rounds: int = 7, gpu: bool = False) -> lis
         command = [sys.executable, "-m", "benchmarks.growth", "--folder", str(folder)]
         env = os.environ | {"PYTHONIOENCODING": "utf-8"}
         growth = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8")
-    if not method.has_bf16():
+    if not devices.has_bf16():
         print("this processor has no units for bf16: the rows in bf16 are left out", flush=True)
     for kind in (k for k in kinds if k != "growth"):
         start = time.monotonic()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import method
-from foalkit import params
+from foalkit import devices, params
 from foalkit.models import CFNSR
 from foalkit.models.cfnsr import Grouped, Pointwise
 from foalkit.models.inputs import ChannelsFirst, PicturesInput
@@ -75,7 +75,7 @@ def measure(rounds: int = 7, *, frames: int = 16, size: int = 112, batch: int = 
     sound, labels = 30 * torch.randn(batch, 212, 13), torch.arange(batch) % 8
     masks = torch.ones(batch, frames, dtype=torch.bool), torch.ones(batch, 212, dtype=torch.bool)
     streams = {"face-frames": (picture.flatten(2), masks[0]), "mfcc": (sound, masks[1])}
-    bounds = {q: bound for q, bound in LOSS.items() if q == "fp32" or method.has_bf16()}
+    bounds = {q: bound for q, bound in LOSS.items() if q == "fp32" or devices.has_bf16()}
     p = {q: params.load("ravdess-cfnsr-small", f"training.precision={q}") for q in bounds}
 
     ours = CFNSR(8, frames=frames, size=size).to(memory_format=torch.channels_last_3d)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks import method
+from foalkit import devices
 from foalkit.features.encoders.frame_networks import ClipEncoder
 from foalkit.features.encoders.wavlm import WavLMEncoder
 from foalkit.params.encoders import ClipImages, WavLM
@@ -137,7 +138,7 @@ def _rows(rounds: int, clip: dict, sound: dict, rate: float, size: int) -> list[
     rng, rows = np.random.default_rng(0), []
     pictures = [rng.integers(0, 256, (int(s * rate), size, size, 3), dtype=np.uint8) for s in SECONDS]
     waves = [(0.1 * rng.standard_normal(int(16_000 * s))).astype(np.float32) for s in SECONDS]
-    precisions = ("fp32", "bf16") if method.has_bf16() else ("fp32",)
+    precisions = ("fp32", "bf16") if devices.has_bf16() else ("fp32",)
     ours, dtypes = precisions[-1], tuple({"fp32": torch.float32, "bf16": torch.bfloat16}[p] for p in precisions)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

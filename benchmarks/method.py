@@ -5,7 +5,6 @@ than in the best one are left out. Times are CPU seconds of this process, ratios
 machine gets fewer rounds, and a row says how many it had.
 """
 
-import platform
 import random
 import time
 from collections.abc import Callable
@@ -15,14 +14,6 @@ import torch
 
 FAST = "training.reproducible=here"  # an override: all that the processor can do
 LIMIT = 30  # seconds by the clock for all rounds of one measurement: the whole table takes less than five minutes
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies bf16 numbers itself; one that does not takes minutes where others take one."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    found = torch.cpu.get_capabilities()
-    return platform.machine() != "x86_64" or any(found.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
 
 
 def calibrate(dtype: torch.dtype = torch.float32) -> float:

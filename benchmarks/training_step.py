@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import method, plain
-from foalkit import losses
+from foalkit import devices, losses
 from foalkit import params as settings
 from foalkit.models import FoalNet
 from foalkit.models.inputs import Identity
@@ -164,7 +164,7 @@ def necessary_flops(case: Case) -> dict[str, float]:
 
 def measure(rounds: int = 7, batch: int = 16, seed: int = SEED) -> list[dict]:
     """The benchmark's rows, of bf16 where there are units for it; raises AssertionError where the two are not equal."""
-    found = distances(seed=seed, bf16=method.has_bf16())
+    found = distances(seed=seed, bf16=devices.has_bf16())
     assert found["fp64"] <= BOUNDS["fp64"], found
     assert found["fp32"] <= BOUNDS["fp32"] * found["plain fp32"], found
     equal = {"fp32": f"fp64 {found['fp64']:.0e} (1e-12), fp32 {found['fp32']:.1e} (3 x {found['plain fp32']:.1e})"}

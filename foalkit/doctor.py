@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from foalkit import ROOT, UserError, arithmetic
+from foalkit import ROOT, UserError, arithmetic, devices
 
 # what writes and reads the generated corpora; real ones may hold any other that FFmpeg reads
 CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}
@@ -118,14 +118,14 @@ def _processor(p) -> Iterator[Finding]:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     can = torch.cpu.get_capabilities()
-    units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if can.get(unit)]
+    units = [unit for unit in ("amx_bf16", "avx512_bf16", "bf16") if can.get(unit)] if devices.has_bf16() else []
     words = [f"{cores} cores", torch.backends.cpu.get_cpu_capability(), *(units[:1] or ["no units for bf16"])]
     words += [f"{name}={os.environ[name]}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
     to_do = ""
     if p is not None and p.training.threads > cores:
         to_do = f"training.threads={p.training.threads} is more than there are: {cores} will do"
     elif p is not None and p.training.precision == "bf16" and not units and not torch.cuda.is_available():
-        to_do = "training.precision=fp32 is quicker here"
+        to_do = "training.precision is bf16: fp32 is used instead"
     yield Finding("processor", ", ".join(words), to_do)
     if p is not None and p.training.reproducible == "everywhere":
         same = arithmetic.everywhere()

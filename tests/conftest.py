@@ -7,7 +7,13 @@ from pathlib import Path
 # on a busy machine of fivefold the CPU time. What needs a number of threads sets it (training.threads).
 os.environ |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")} | dict(os.environ)
 
-from foalkit import ROOT, UserError, arithmetic, params  # before NumPy, which it limits to what all processors have
+from foalkit import (
+    ROOT,
+    UserError,
+    arithmetic,
+    devices,
+    params,
+)  # before NumPy, which it limits to what all processors have
 
 # isort: split
 import numpy as np
@@ -129,6 +135,15 @@ def easy(p) -> Data:
     encoder = {"digest": "0", "encoder": {}}
     info = {"manifest_digest": "0", "features": {"audio": encoder, "video": encoder}}
     return Data(table, pd.DataFrame(), stores, info, p.corpus.classes)
+
+
+@pytest.fixture
+def bf16_units(monkeypatch):
+    """A processor that multiplies bf16 numbers itself; one without units computes them too, more slowly."""
+    devices.precision.cache_clear()
+    monkeypatch.setattr(devices, "has_bf16", lambda: True)
+    yield monkeypatch
+    devices.precision.cache_clear()
 
 
 def with_training(p, **changes):

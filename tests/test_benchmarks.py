@@ -43,7 +43,7 @@ def test_the_ways_to_feed_are_bit_equal_and_a_difference_is_seen(case, monkeypat
     assert not feeding.equal(case, some)
 
 
-def test_extraction_is_compared_with_what_the_plain_loop_makes(tmp_path):
+def test_extraction_is_compared_with_what_the_plain_loop_makes(tmp_path, bf16_units):
     vision = {"layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
     fp32 = extraction.clip_encoder(tmp_path, vision, "fp32", size=32)
     bf16 = extraction.clip_encoder(tmp_path, vision, "bf16", size=32)

@@ -100,3 +100,28 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert devices.device("auto") == devices.device("cpu") == "cpu"
     assert "no GPU" in refused(lambda: devices.device("cuda"))
+
+
+def test_bf16_is_of_the_processors_own_units(monkeypatch):
+    emulated = {"avx512_bw": True, "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    for units, library, there in (
+        ({}, True, False),
+        ({"avx512_bf16": True}, True, True),
+        ({"amx_bf16": True}, False, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: emulated | units)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda library=library: library)
+        assert devices.has_bf16() == there
+
+
+def test_a_processor_without_bf16_units_uses_fp32_and_says_so_once(monkeypatch, capsys):
+    devices.precision.cache_clear()
+    monkeypatch.setattr(devices, "has_bf16", lambda: False)
+    assert [devices.precision("bf16", d) for d in ("cpu", "cpu", "cuda:0")] == ["fp32", "fp32", "bf16"]
+    assert devices.precision("fp32", "cpu") == "fp32"
+    assert capsys.readouterr().err.count("no units for bf16") == 1
+    monkeypatch.setattr(devices, "has_bf16", lambda: True)
+    devices.precision.cache_clear()
+    assert devices.precision("bf16", "cpu") == "bf16"
+    devices.precision.cache_clear()

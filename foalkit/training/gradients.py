@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foalkit import losses
+from foalkit import devices, losses
 from foalkit.models import FoalNet
 from foalkit.params import Params
 from foalkit.training.networks import Entered, Net, Streams, classify
@@ -133,8 +133,8 @@ def add_gradients(
 
 
 def precision(params: Params, kind: str) -> torch.autocast:
-    """The context of `training.precision` on a kind of device."""
-    return torch.autocast(kind, torch.bfloat16, enabled=params.training.precision == "bf16")
+    """The context of `training.precision` on a kind of device, as far as it has units for it."""
+    return torch.autocast(kind, torch.bfloat16, enabled=devices.precision(params.training.precision, kind) == "bf16")
 
 
 @contextmanager

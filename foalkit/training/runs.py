@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from foalkit import UserError
+from foalkit import UserError, devices
 from foalkit.corpora.folds import Split, check_coverage, split
 from foalkit.features import leaks
 from foalkit.features.data import Data, open_data
@@ -57,6 +57,7 @@ def save(
         "reach": result.reach,
         "parameters": result.parameters,
         "device": result.device,
+        "precision": devices.precision(params.for_variant(variant).training.precision, result.device),
         "history": history,
         "seconds": round(result.seconds, 2),
         "resumed": result.resumed,

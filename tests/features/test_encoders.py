@@ -228,7 +228,7 @@ def test_wavlm_refusals(weights, tmp_path):
         ({"encoder": "expression", "model": "small", "width": 32}, FRAMES),
     ],
 )
-def test_bf16_keeps_the_direction_and_is_another_identity(weights, spec, clip):
+def test_bf16_keeps_the_direction_and_is_another_identity(weights, spec, clip, bf16_units):
     fp32, bf16 = encoder(weights, **spec), encoder(weights, **spec, precision="bf16")
     assert next(bf16.model.parameters()).dtype == torch.bfloat16
     one, other = fp32(clip), bf16(clip)

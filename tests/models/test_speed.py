@@ -208,18 +208,3 @@ def test_a_slow_machine_gets_fewer_rounds_and_the_first_run_counts_where_it_is_t
     seconds, _ = method.side_by_side("the row", {"it": lambda: next(times)}, 3, limit=limit)
     assert seconds["it"].tolist() == kept
     assert "the row" in capsys.readouterr().out
-
-
-def test_bf16_is_of_the_processors_own_units(monkeypatch):
-    import torch
-
-    emulated = {"avx512_bw": True, "avx512_bf16": False, "amx_bf16": False}
-    monkeypatch.setattr(method.platform, "machine", lambda: "x86_64")
-    for units, library, there in (
-        ({}, True, False),
-        ({"avx512_bf16": True}, True, True),
-        ({"amx_bf16": True}, False, False),
-    ):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: emulated | units)
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda library=library: library)
-        assert method.has_bf16() == there

@@ -349,8 +349,21 @@ def test_the_models_settings_reach_the_model(p, easy):
     assert core.audio_projection.enter.out_features == 12 and core.video_projection.dropout.p == 0.35
 
 
+def test_without_bf16_units_a_run_is_the_fp32_one_and_its_record_says_so(p, easy, tmp_path, bf16_units):
+    bf16_units.setattr("foalkit.devices.has_bf16", lambda: False)
+    seen = {}
+    for precision in ("fp32", "bf16"):
+        asked = with_training(p, precision=precision, epochs=1).model_copy(
+            update={"outputs": str(tmp_path / precision)}
+        )
+        seen[precision] = records.read_record(runs.run(asked, "baseline", 1, 0, "honest", easy))
+    assert [r["precision"] for r in seen.values()] == ["fp32", "fp32"]
+    assert seen["bf16"]["params"]["training"]["precision"] == "bf16"
+    assert seen["bf16"]["predictions_digest"] == seen["fp32"]["predictions_digest"]
+
+
 @pytest.mark.parametrize("micro_batch", [None, 3])
-def test_bf16_steps_are_near_fp32_ones(p, easy, micro_batch):
+def test_bf16_steps_are_near_fp32_ones(p, easy, micro_batch, bf16_units):
     torch.manual_seed(0)
     quietly = quiet(p, standardise=[]).for_variant("foal-net")
     net = networks.build_net(quietly, "foal-net", easy.stores, easy.table["utterance"].tolist())

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from foalkit import UserError
-from foalkit.devices import device
+from foalkit.devices import device, precision
 from foalkit.features.encoders.weights import check_width, download, dtype, first_line, identity, pinned
 from foalkit.files import file_digest
 from foalkit.params.encoders import ClipImages, Expression
@@ -52,14 +52,15 @@ class ClipEncoder(_FrameNetwork):
         except (RuntimeError, ValueError) as error:
             raise UserError(f"CLIP {name} cannot be loaded from {pretrained}: {first_line(error)}") from None
         self.device = device(spec.device)
-        self.dtype = dtype(spec.precision)
+        used = precision(spec.precision, self.device)
+        self.dtype = dtype(used)
         self.model.eval().requires_grad_(False).to(self.device, self.dtype)
         visual = self.model.visual
         self.size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
         self.mean = torch.tensor(visual.image_mean, device=self.device)[:, None, None]
         self.std = torch.tensor(visual.image_std, device=self.device)[:, None, None]
         self.width, self.batch = visual.output_dim, spec.batch
-        self.identity = identity(spec, revision)
+        self.identity = identity(spec, revision, used)
         check_width(where, spec.model, self.width, spec.width)
 
     def _embed(self, pixels):
@@ -92,7 +93,8 @@ class ExpressionEncoder(_FrameNetwork):
                 f"{where}: {spec.model} lacks {len(at_random)} of its network's weights, first {at_random[0]}"
             )
         self.device = device(spec.device)
-        self.dtype = dtype(spec.precision)
+        used = precision(spec.precision, self.device)
+        self.dtype = dtype(used)
         self.model.classifier = torch.nn.Identity()  # what it is handed comes out
         self.model.eval().requires_grad_(False).to(self.device, self.dtype)
         size = config.crop_size if getattr(config, "do_center_crop", False) else config.size
@@ -102,7 +104,7 @@ class ExpressionEncoder(_FrameNetwork):
         self.mean = torch.tensor(mean, device=self.device)[:, None, None]
         self.std = torch.tensor(std, device=self.device)[:, None, None]
         self.batch, self.width = spec.batch, spec.width
-        self.identity = identity(spec, revision)
+        self.identity = identity(spec, revision, used)
         blank = np.zeros((1, self.size, self.size, 3), np.uint8)
         check_width(where, spec.model, self(blank).shape[1], spec.width)
 

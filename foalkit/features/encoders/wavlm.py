@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from foalkit import UserError
-from foalkit.devices import device
+from foalkit.devices import device, precision
 from foalkit.features.encoders.weights import check_width, dtype, first_line, identity, pinned
 from foalkit.features.media import SAMPLE_RATE
 from foalkit.params.encoders import WavLM, WavLMWeights
@@ -18,13 +18,14 @@ class WavLMEncoder:
     def __init__(self, spec: WavLM, weights_folder: Path, where: str = "features"):
         self.model, revision = load_wavlm(spec, weights_folder, where)
         self.device = device(spec.device)
-        self.dtype = dtype(spec.precision)
+        used = precision(spec.precision, self.device)
+        self.dtype = dtype(used)
         self.model.eval().requires_grad_(False).to(self.device, self.dtype)
         self.width, self.layer = spec.width, spec.layer
         states = self.model.config.num_hidden_layers + 1
         if not -states <= spec.layer < states:
             raise UserError(f"{where}: {spec.model} has no layer {spec.layer}; -1 to {states - 1}")
-        self.identity = identity(spec, revision)
+        self.identity = identity(spec, revision, used)
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         import torch

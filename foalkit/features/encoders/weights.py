@@ -23,12 +23,10 @@ def dtype(precision: str):
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
-def identity(spec, revision: str) -> dict:
-    """All of a network's spec that shapes its features; fp32, once the only precision, goes without saying."""
-    kept = spec.model_dump(exclude={"device", "batch", "region", "every", "summary"})
-    if kept["precision"] == "fp32":
-        del kept["precision"]
-    return kept | {"revision": revision}
+def identity(spec, revision: str, precision: str) -> dict:
+    """All of a network's spec that shapes its features, computed in `precision`; fp32 goes without saying."""
+    kept = spec.model_dump(exclude={"device", "batch", "region", "every", "summary", "precision"})
+    return kept | ({} if precision == "fp32" else {"precision": precision}) | {"revision": revision}
 
 
 def download(repository: str, file: str, revision: str) -> str:

@@ -45,7 +45,7 @@ def avel(
     temperature: float | Tensor,
     *,
     normalise_targets: bool | str = False,
-    rows: Tensor | None = None,
+    detach_keys: bool = False,
 ) -> Avel:
     """Audio-video emotion alignment of two projections `(N, D)` with labels `(N,)` (section 3; rows 2 and 3).
 
@@ -54,8 +54,8 @@ def avel(
     positives, which weakens the loss about 16-fold at 64 samples of four classes. "matched" multiplies it again
     by the batch's mean number of positives (batch / classes in a balanced one): the targets' sum is then the
     undivided one's, and only the rows' shares in it differ, every row weighing the same.
-    With `rows` (indices) the loss is that of these rows alone, and the other clips' projections carry no gradient,
-    as after a gather between processes (ledger row 5).
+    With `detach_keys` a clip carries a gradient only as a query, audio in `a2v` and video in `v2a`: what it is
+    compared with, itself included, has none, as after a gather between processes (ledger row 5).
     Raises ValueError for shapes that do not fit, for a float temperature that is not positive, and for another
     word than "matched".
     """
@@ -70,16 +70,14 @@ def avel(
     # the GPU in every step.
     if not isinstance(temperature, Tensor) and not temperature > 0:
         raise ValueError(f"temperature divides the similarities and must be positive, not {temperature}")
-    if rows is not None:
-        own = torch.zeros_like(labels, dtype=torch.bool).index_fill(0, rows, True)[:, None]
-        audio, video = (torch.where(own, x, x.detach()) for x in (audio, video))
     with torch.autocast(audio.device.type, enabled=False):
-        cosine = F.normalize(_wide(audio), dim=1) @ F.normalize(_wide(video), dim=1).T
-        similarity = cosine / temperature
-    target = _targets(labels[:, None] == labels, normalise_targets, similarity.dtype)  # (N, N), serves both directions
-    meant = slice(None) if rows is None else rows
-    a2v = F.cross_entropy(similarity[meant], target[meant])
-    v2a = F.cross_entropy(similarity.T[meant], target[meant])
+        audio, video = (F.normalize(_wide(x), dim=1) for x in (audio, video))
+        similarity = audio @ (video.detach() if detach_keys else video).T / temperature
+        target = _targets(labels[:, None] == labels, normalise_targets, similarity.dtype)  # symmetric: it serves both
+        a2v = F.cross_entropy(similarity, target)
+        # transposed only here: earlier, gradients would be added in another order, with other last bits
+        from_video = video @ audio.detach().T / temperature if detach_keys else similarity.T
+        v2a = F.cross_entropy(from_video, target)
     return Avel((a2v + v2a) / 2, a2v, v2a, similarity)
 
 

@@ -178,16 +178,26 @@ class FoalNet(nn.Module):
         return self.fuse_with(audio, video, audio_mask, video_mask, own, own)[0]
 
     def fuse_with(
-        self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor, videos: Tensor, audios: Tensor
+        self,
+        audio: Tensor,
+        video: Tensor,
+        audio_mask: Tensor,
+        video_mask: Tensor,
+        videos: Tensor,
+        audios: Tensor,
+        *,
+        detach_context: bool = False,
     ) -> list[Fused]:
         """Both stacks' vectors of each of P passes; `videos` and `audios` `(P, B)`.
 
         In pass p audio i asks video `videos[p, i]`, and video i asks audio `audios[p, i]`. What the passes share, the
-        keys, the values and the first layer's queries, is computed once; each pass has its own dropout.
+        keys, the values and the first layer's queries, is computed once; each pass has its own dropout. With
+        `detach_context` the frames that are asked carry no gradient (ledger row 5).
         """
         audio, video, layout = self._lay_out(audio, video, audio_mask, video_mask)
-        a2v = self.a2v(audio, video, layout(audio_mask, video_mask, videos))
-        v2a = self.v2a(video, audio, layout(video_mask, audio_mask, audios))
+        asked_audio, asked_video = (audio.detach(), video.detach()) if detach_context else (audio, video)
+        a2v = self.a2v(audio, asked_video, layout(audio_mask, video_mask, videos))
+        v2a = self.v2a(video, asked_audio, layout(video_mask, audio_mask, audios))
         return [Fused(*both) for both in zip(a2v, v2a, strict=True)]
 
     def classify(self, fused: Fused) -> Tensor:

@@ -194,7 +194,7 @@ class Training(Strict):
     batch: int = Field(64, ge=2, le=1_000_000, description="clips that one step sees, over all processes")
     micro_batch: Count | None = Field(None, description="clips at once through the input layers; null: all")
     processes: Few = Field(1, description="GPUs (or CPU processes) that share a batch")
-    local_batch: int | None = Field(None, ge=2, le=1_000_000, description="losses on such shares of a batch (ledger 5)")
+    local_batch: int | None = Field(None, ge=2, le=1_000_000, description="shares gathered without gradient (ledger 5)")
     lr: float = Field(1e-4, gt=0, le=1_000_000, description="AdamW's learning rate")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's weight decay; 0: Adam")
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: after a warm-up (ledger 7)")

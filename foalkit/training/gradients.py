@@ -20,50 +20,37 @@ def loss_terms(
     """The loss terms of one batch by name: `ce`, `avel` and `mem` where weighted, and their weighted `total`.
 
     `params` are the variant's, `entered` the streams that `core` reads. MEM's negatives are chosen by AVEL's
-    similarity, without gradient (section 4). With `training.local_batch` the terms are the mean over such shares
-    of the batch: cross-entropy and MEM see a share alone, AVEL compares it with the whole batch, whose other
-    clips carry no gradient (ledger row 5: what the released code's processes do).
+    similarity, without gradient (section 4). A batch that `training.local_batch` divides among processes has the
+    same terms with fewer gradients, as what the released code gathers carries none (ledger row 5): AVEL's keys, the
+    own clip's too, and the frames of MEM's negatives. How many processes there are makes no difference then.
     """
-    everyone, local = torch.arange(len(labels), device=labels.device), params.training.local_batch
-    shares = everyone.split(local or len(labels))
-    projected = None
-    if isinstance(core, FoalNet) and (params.loss.avel or params.loss.mem):
-        (audio, audio_mask), (video, video_mask) = entered
-        projected = core.project(audio, video, audio_mask, video_mask)
-    parts = [
-        _share_terms(core, entered, labels, params, projected, None if len(shares) == 1 else rows, generator)
-        for rows in shares
-    ]
-    terms = parts[0]
-    if len(parts) > 1:
-        share = [len(rows) / len(labels) for rows in shares]
-        terms = {n: sum(w * part[n] for w, part in zip(share, parts, strict=True)) for n in terms}
-    total = terms["ce"] + sum(getattr(params.loss, n) * terms[n] for n in terms if n != "ce")
-    return {**terms, "total": total}
-
-
-def _share_terms(core, entered, labels, params, projected, rows, generator) -> dict[str, Tensor]:
-    """The unweighted terms of the batch's clips `rows`, or of all of them."""
-    weights, every_label = params.loss, labels
-    if rows is not None:
-        entered, labels = [(x[rows], mask[rows]) for x, mask in entered], labels[rows]
     if not isinstance(core, FoalNet):
-        return {"ce": F.cross_entropy(classify(core, entered), labels)}
+        ce = F.cross_entropy(classify(core, entered), labels)
+        return {"ce": ce, "total": ce}
+    weights, training = params.loss, params.training
+    gathered = training.local_batch is not None and training.local_batch < training.batch
     (audio, audio_mask), (video, video_mask) = entered
+    batch = audio, video, audio_mask, video_mask
     own = torch.arange(len(labels), device=labels.device)
-    asked, align = [(own, own)], None  # the passes: who asks whose video, whose audio
-    if projected is not None:
+    asked = [(own, own)]  # the passes: who asks whose video, whose audio
+    if weights.avel or weights.mem:
         align = losses.avel(
-            *projected, every_label, core.temperature, normalise_targets=weights.normalise_targets, rows=rows
+            *core.project(*batch),
+            labels,
+            core.temperature,
+            normalise_targets=weights.normalise_targets,
+            detach_keys=gathered,
         )
     if weights.mem:
-        similarity = align.similarity if rows is None else align.similarity[rows][:, rows]
-        chosen = losses.hard_negatives(similarity, labels, how=weights.hard_negatives, generator=generator)
-        if params.training.positive_pass == "separate":
+        chosen = losses.hard_negatives(align.similarity, labels, how=weights.hard_negatives, generator=generator)
+        if training.positive_pass == "separate":
             asked.append((own, own))
-        asked.append((chosen.video, chosen.audio))
+        if not gathered:
+            asked.append((chosen.video, chosen.audio))
     videos, audios = (torch.stack(clips) for clips in zip(*asked, strict=True))
-    fused = core.fuse_with(audio, video, audio_mask, video_mask, videos, audios)
+    fused = core.fuse_with(*batch, videos, audios)
+    if weights.mem and gathered:
+        fused += core.fuse_with(*batch, chosen.video[None], chosen.audio[None], detach_context=True)
     terms = {"ce": F.cross_entropy(core.classify(fused[0]), labels)}
     if weights.avel:
         terms["avel"] = align.loss
@@ -76,7 +63,8 @@ def _share_terms(core, entered, labels, params, projected, rows, generator) -> d
             core.match_v2a(clash.v2a),
             chosen.valid,
         ).loss
-    return terms
+    total = terms["ce"] + sum(getattr(weights, n) * terms[n] for n in terms if n != "ce")
+    return {**terms, "total": total}
 
 
 def add_gradients(

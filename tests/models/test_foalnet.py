@@ -305,6 +305,24 @@ def test_a_negative_swaps_only_the_context():
         np.testing.assert_allclose(v2a[row], want, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_detached_context_leaves_the_gradient_to_query_and_weights(monkeypatch, layout):
+    monkeypatch.setattr("foalkit.models.foalnet.PACKED_FROM", {"padded": 2**40, "packed": 0}[layout])
+    model = tiny()
+    _, (audio, video, *masks) = clips()
+    streams, asked = (audio.requires_grad_(), video.requires_grad_()), torch.tensor([[2, 0, 1]])
+
+    def gradients(side, **kwargs):
+        (fused,) = model.fuse_with(*streams, *masks, asked, asked, **kwargs)
+        weights = getattr(model, side).parameters()
+        return torch.autograd.grad(fused[side == "v2a"].square().sum(), (*streams, *weights), allow_unused=True)
+
+    for side, query in (("a2v", 0), ("v2a", 1)):
+        whole, cut = gradients(side), gradients(side, detach_context=True)
+        assert cut[1 - query] is None and whole[1 - query].abs().sum() > 0
+        torch.testing.assert_close([cut[query], *cut[2:]], [whole[query], *whole[2:]])
+
+
 def test_gradcheck_of_all_three_losses_through_the_model():
     model = tiny(audio_dim=4, video_dim=2, heads=2, projection_dim=3)
     _, (audio, video, audio_mask, video_mask) = clips(((2, 3), (3, 1), (1, 2)), 4, 2, extra=1)

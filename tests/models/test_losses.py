@@ -119,6 +119,21 @@ def test_avel_gradcheck(normalise):
     )
 
 
+def test_detached_keys_leave_the_gradient_to_the_queries():
+    audio, video, labels = batch()
+    tau = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    whole = avel(audio.requires_grad_(), video.requires_grad_(), labels, tau)
+    cut = avel(audio, video, labels, tau, detach_keys=True)
+    torch.testing.assert_close(cut, whole)
+    # audio asks in a2v alone, video in v2a alone, and each is half of the loss
+    a2v, v2a = (
+        torch.autograd.grad(part, asking, retain_graph=True)[0] / 2
+        for part, asking in ((whole.a2v, audio), (whole.v2a, video))
+    )
+    got = torch.autograd.grad(cut.loss, (audio, video, tau))
+    torch.testing.assert_close(got, (a2v, v2a, torch.autograd.grad(whole.loss, tau)[0]))
+
+
 def test_avel_is_fp32_under_autocast_and_for_bf16_projections():
     audio, video, labels = (x.float() if x.is_floating_point() else x for x in batch())
     exact = avel(audio, video, labels, 0.07).similarity

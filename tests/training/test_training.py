@@ -128,27 +128,29 @@ def test_standardisation_uses_training_utterances_only(p, easy):
 # ---- losses ----------------------------------------------------------------------------------------
 
 
+def alone(net, streams, i):
+    """Clip `i` of a batch, entered by itself and without padding."""
+    return net.enter({s: (x[i : i + 1, mask[i]], mask[i : i + 1, mask[i]]) for s, (x, mask) in streams.items()})
+
+
+def pair(one, other):
+    """The audio of one entered clip and the video of another, as Foal-Net's methods take them."""
+    (audio, audio_mask), (video, video_mask) = one[0], other[1]
+    return audio, video, audio_mask, video_mask
+
+
 def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
     net, streams, labels = in_double(p, easy, range(0, 60, 7))
     terms = gradients.loss_terms(net.core, net.enter(streams), labels, p)
     core: FoalNet = net.core
-    # each sample and pair alone, without padding
-    entered = []
-    for i in range(len(labels)):
-        alone = {s: (x[i : i + 1, mask[i]], mask[i : i + 1, mask[i]]) for s, (x, mask) in streams.items()}
-        entered.append(net.enter(alone))
-
-    def pair(i, j):
-        (audio, audio_mask), (video, video_mask) = entered[i][0], entered[j][1]
-        return audio, video, audio_mask, video_mask
-
     n = range(len(labels))
-    by_hand = torch.cat([core(*pair(i, i)) for i in n])
+    entered = [alone(net, streams, i) for i in n]
+    by_hand = torch.cat([core(*pair(clip, clip)) for clip in entered])
     torch.testing.assert_close(net(streams), by_hand)
     torch.testing.assert_close(terms["ce"], F.cross_entropy(by_hand, labels))
-    audio, video = (torch.cat([core.project(*pair(i, i))[k] for i in n]) for k in (0, 1))
+    audio, video = (torch.cat([core.project(*pair(clip, clip))[k] for clip in entered]) for k in (0, 1))
     cosine = torch.stack([torch.stack([F.cosine_similarity(a, v, dim=0) for v in video]) for a in audio])
     similarity = cosine / core.temperature
     positive = (labels[:, None] == labels).double()
@@ -160,52 +162,57 @@ def test_loss_terms_are_those_of_a_naive_recomputation(p, easy):
         total = 0.0
         for i in n:
             hardest = max((j for j in n if labels[j] != labels[i]), key=lambda j: sim[i, j].item())
-            negative = pair(i, hardest) if side == "a2v" else pair(hardest, i)
-            total = total - match(getattr(core.fuse(*pair(i, i)), side)).log_softmax(1)[0, 1]
+            own, other = entered[i], entered[hardest]
+            negative = pair(own, other) if side == "a2v" else pair(other, own)
+            total = total - match(getattr(core.fuse(*pair(own, own)), side)).log_softmax(1)[0, 1]
             total = total - match(getattr(core.fuse(*negative), side)).log_softmax(1)[0, 0]
         mem = mem + total / (2 * len(labels)) / 2
     torch.testing.assert_close(terms["mem"], mem)
     torch.testing.assert_close(terms["total"], terms["ce"] + p.loss.avel * avel + p.loss.mem * mem)
 
 
-def test_shares_of_a_batch_lose_the_gradient_through_each_other(p, easy):
-    """Ledger row 5, by hand: each share's losses alone, AVEL against a frozen copy of the others' projections."""
+@pytest.mark.parametrize("share", [5, 2])  # two processes, and five
+def test_what_processes_gather_carries_no_gradient(p, easy, share):
+    """Ledger row 5, process by process and pair by pair: own clips ask, what was gathered from all is asked."""
     p = quiet(p).for_variant("foal-net")
     torch.manual_seed(0)
     net, streams, labels = in_double(p, easy, range(0, 60, 6))
-    core, entered = net.core, net.enter(streams)
-
-    def arrange(pair):
-        return pair[0][0], pair[1][0], pair[0][1], pair[1][1]
-
-    total = 0.0
-    for rows in (range(0, 4), range(4, 8), range(8, 10)):
-        share = [(x[list(rows)], mask[list(rows)]) for x, mask in entered]
-        alone = gradients.loss_terms(core, share, labels[list(rows)], p)  # its own MEM and cross-entropy
-        own = core.project(*arrange(share))
-        with torch.no_grad():
-            everyone = core.project(*arrange(entered))
-        avel = 0.0
-        for mine, theirs, my_other in ((0, 1, 1), (1, 0, 0)):
-            for k, i in enumerate(rows):
-                others = torch.stack(
-                    [own[my_other][j - rows.start] if j in rows else everyone[theirs][j] for j in range(10)]
-                )
-                logits = F.cosine_similarity(own[mine][k][None], others) / core.temperature
-                avel -= logits.log_softmax(0)[labels == labels[i]].sum() / (2 * len(rows))
-        total = total + (alone["ce"] + p.loss.mem * alone["mem"] + p.loss.avel * avel) * len(rows) / 10
+    core, n = net.core, len(labels)
+    with torch.no_grad():
+        for w in core.parameters():  # a network at its start asks almost nothing of a context
+            w *= 20 if w.ndim == 2 else 1
+        gathered = [alone(net, streams, i) for i in range(n)]
+        keys = [core.project(*pair(clip, clip)) for clip in gathered]
+    total, elsewhere = 0.0, []
+    for rows in (range(first, first + share) for first in range(0, n, share)):
+        for i in rows:
+            own = alone(net, streams, i)
+            fused, projected = core.fuse(*pair(own, own)), core.project(*pair(own, own))
+            loss = F.cross_entropy(core.classify(fused), labels[i : i + 1])
+            for at, side, match in ((0, "a2v", core.match_a2v), (1, "v2a", core.match_v2a)):
+                similarity = torch.cat([F.cosine_similarity(projected[at], k[1 - at]) for k in keys]) / core.temperature
+                loss = loss - p.loss.avel * similarity.log_softmax(0)[labels == labels[i]].sum() / 2
+                hardest = max((j for j in range(n) if labels[j] != labels[i]), key=lambda j: similarity[j].item())
+                elsewhere.append(hardest not in rows)
+                negative = pair(own, gathered[hardest]) if side == "a2v" else pair(gathered[hardest], own)
+                yes, no = (match(getattr(f, side)).log_softmax(1)[0] for f in (fused, core.fuse(*negative)))
+                loss = loss - p.loss.mem * (yes[1] + no[0]) / 4
+            total = total + loss / len(rows) / (n / share)  # each process's mean, averaged over the processes
+    assert any(elsewhere) and not all(elsewhere)  # negatives of other processes and of the own one
     total.backward()
-    expected = {n: w.grad.clone() for n, w in net.named_parameters()}
+    expected = {name: w.grad.clone() for name, w in net.named_parameters()}
+    settings = {"local_batch": share}
+    for more in ({}, {"micro_batch": 3}, {"local_batch": 16, "batch": 64}):  # the last: an epoch's last, short batch
+        net.zero_grad()
+        terms = gradients.add_gradients(net, streams, labels, with_training(p, **settings | more))
+        torch.testing.assert_close(terms["total"], total)
+        for name, w in net.named_parameters():
+            torch.testing.assert_close(w.grad, expected[name], rtol=1e-9, atol=1e-12)
     net.zero_grad()
-    shared = gradients.add_gradients(net, streams, labels, with_training(p, local_batch=4))
-    torch.testing.assert_close(shared["total"], total)
-    for n, w in net.named_parameters():
-        torch.testing.assert_close(w.grad, expected[n])
-    net.zero_grad()
-    whole = gradients.add_gradients(net, streams, labels, p)
-    torch.testing.assert_close(whole["avel"], shared["avel"])  # the same value, another gradient
-    weight = net.core.audio_projection.enter.weight.grad
-    assert not torch.allclose(weight, expected["core.audio_projection.enter.weight"], rtol=1e-2)
+    whole = gradients.add_gradients(net, streams, labels, with_training(p, local_batch=p.training.batch))  # one process
+    torch.testing.assert_close(whole, terms)  # the same losses, other gradients
+    for name in ("core.audio_projection.enter.weight", "inputs.audio.linear.weight", "inputs.video.linear.weight"):
+        assert not torch.allclose(net.get_parameter(name).grad, expected[name], rtol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ def percent(value: float | None, form: str = ".2f") -> str:
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".2f") -> str:
-    """A percentage with its interval in brackets, of one decimal place less."""
+    """A percentage with its interval in brackets, of one decimal place less; alone where the interval is no number."""
+    if np.isnan(low):
+        return percent(value, form)
     ends = form.replace(".2f", ".1f")
     return f"{percent(value, form)} [{percent(low, ends)}, {percent(high, ends)}]"
 

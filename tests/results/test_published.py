@@ -79,7 +79,10 @@ def test_the_registry_holds_the_papers_tables():
     assert sum(r.source.startswith("doi:10.21437/Interspeech.2024-1462") for r in rows) == 12 + 9
     assert printed["RAVDESS", "CFN-SR"] == (None, 75.76) and printed["RAVDESS", "MSAF"] == (None, 74.86)
     assert sum(r.source.startswith("arXiv:2111.02172") for r in rows) == 11
-    assert printed["RAVDESS", "Luna-Jiménez et al."] == (None, 86.70) and printed["RAVDESS", "HiCMAE-B"] == (87.96, 87.99)
+    assert printed["RAVDESS", "Luna-Jiménez et al."] == (None, 86.70) and printed["RAVDESS", "HiCMAE-B"] == (
+        87.96,
+        87.99,
+    )
     validated = {(r.corpus, r.system) for r in rows if r.protocol == "validation-selected"}
     assert validated == {("IEMOCAP", "AVF-MAE++"), ("IEMOCAP", "HiCMAE")}
     selected = {r.system for r in rows if r.protocol == "test-selected"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from foalkit.results import scoring
+from foalkit.results.tables import with_interval
 
 
 def naive_wa(true, predicted):
@@ -139,9 +140,21 @@ def test_ua_pooled_over_seeds_is_the_mean_over_seeds():
     assert scoring.ua(np.tile(true, 3), np.concatenate(seeds)) == pytest.approx(want)
 
 
-def test_a_single_speaker_has_no_interval():
-    with pytest.raises(ValueError, match="two or more"):
-        scoring.interval([0, 1, 1], [0, 1, 0], ["s", "s", "s"])
+@pytest.mark.parametrize("names", ["ssss", "stst", "stus"])
+def test_fewer_than_four_speakers_have_no_interval(names):
+    assert np.isnan(scoring.interval([0, 1, 1, 0], [0, 1, 0, 0], [*names])).all()
+    assert np.isnan(scoring.paired_interval([0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [*names])).all()
+    assert with_interval(0.5, np.nan, np.nan) == "50.00" and with_interval(0.5, 0.4, 0.6) == "50.00 [40.0, 60.0]"
+
+
+def test_the_ends_hardly_move_with_the_draws(monkeypatch):
+    true, predicted, who = next(corpora(10, 1))
+    ends = []
+    for seed in range(8):
+        drawn = np.random.default_rng(seed).multinomial(10, np.full(10, 0.1), scoring.BOOTSTRAPS).astype(float)
+        monkeypatch.setattr(scoring, "_resampled", lambda speakers, drawn=drawn: drawn)
+        ends.append(scoring.interval(true, predicted, who))
+    assert 0 < np.std(ends, axis=0).max() < 0.0015
 
 
 def corpora(speakers: int, number: int):
@@ -166,7 +179,9 @@ def of_utterances(true, predicted, rng) -> np.ndarray:
     return np.quantile(ua, [0.025, 0.975])
 
 
-@pytest.mark.parametrize(("speakers", "least", "most"), [(24, 0.92, 0.97), (10, 0.90, 0.96)])
+@pytest.mark.parametrize(
+    ("speakers", "least", "most"), [(24, 0.92, 0.97), (10, 0.90, 0.96), (6, 0.90, 0.96), (4, 0.85, 0.93)]
+)
 def test_the_interval_covers_the_truth_as_often_as_the_report_says(speakers, least, most):
     """500 simulated corpora: a coverage of 95 % comes out with a standard deviation of 1 %.
 

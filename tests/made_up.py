@@ -1,7 +1,9 @@
 """Runs from made-up records: what the tables, the report and its check are tested on."""
 
 import functools
+import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,52 @@ def write_grid(p) -> dict[tuple, pd.DataFrame]:
         },
     )
     return kept
+
+
+def write_named_grid(tmp_path: Path, names: list[str]) -> params.Params:
+    """Made-up runs whose classes, labels, printed methods and first speakers are called so."""
+    a, b, c, d = names
+    whole = params.load("demo").model_dump()
+    whole |= {
+        "name": a,
+        "about": b,
+        "outputs": str(tmp_path / "out" / "p"),
+        "ablation": {"honest": ["audio", "baseline", "foal-net", "ledger-cosine"], "published": ["foal-net"]},
+        "folds": {"by": "speaker", "groups": [[f"Ses0{n}F", f"Ses0{n}M"] for n in range(1, 6)]},
+    }
+    whole["folds"]["groups"][0] = [c, d]
+    whole["corpus"] |= {"classes": names, "labels": dict(zip(names, names, strict=True))}
+    for variant, label in zip(("audio", "baseline", "foal-net"), names, strict=False):
+        whole["variants"][variant] |= {"label": label, "question": label, "note": label, "published": {label: (50, 60)}}
+    p = params.Params.model_validate(whole)
+    kept = write_grid(p)
+    info = json.loads((p.folder / "preprocess.json").read_text())
+    records.write_json(p.folder / "preprocess.json", info | {"counts": dict.fromkeys(names, 50)})
+    rows = dict(zip(CLASSES, names, strict=True))
+    turns = manifest(kept)
+    records.write_parquet(p.folder / "manifest.parquet", turns.assign(emotion=turns["emotion"].map(rows)))
+    return p
+
+
+def write_cfn_grid(outputs: Path, seeds=(0,)) -> params.Params:
+    """CFN-SR's rows on RAVDESS's folds, made up: six honest folds, five published ones."""
+    rows = "[cfn-video, cfn-audio, concat, no-residual, cfn-sr]"
+    ablation = f"ablation={{honest: {rows}, published: [cfn-video, cfn-audio, concat, cfn-sr]}}"
+    p = params.load("ravdess-cfnsr", [f"outputs={outputs}", f"seeds={list(seeds)}", "corpus.root=nowhere", ablation])
+    turns = []
+    for protocol, variants in p.ablation.items():
+        for i, variant in enumerate(variants):
+            for fold, seed in product(p.fold_numbers(protocol), seeds):
+                kept = write_run(p, protocol, variant, fold, 0.3 + 0.1 * i, seed)
+                if protocol == "honest" and not i and not seed:
+                    turns.append(kept.query("split == 'test' and epoch == 1")[["utterance", "speaker", "true"]])
+    table = pd.concat(turns)
+    table["emotion"] = [p.corpus.classes[t] for t in table.pop("true")]
+    table = table.assign(gender="F", kind="acted", start=0.0, end=3.5, audio="", video="")
+    records.write_parquet(p.folder / "manifest.parquet", table)
+    info = {"utterances": 240, "left_out": 0, "longer_than_clip": 0, "counts": {}, "ceilings": None, "features": {}}
+    records.write_json(p.folder / "preprocess.json", info)
+    return p
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ COVERAGE = {
     24: (93, 95),
 }  # speakers: percent of simulated 95 % intervals that hold the truth
 SELECTION = {"honest": "validation", "published": "test"}  # the rule behind each protocol's main number
+FAIR = {"honest": "validation", "published": "last"}  # the rule that the price of peeking is counted from
 
 
 def wa(true: np.ndarray, predicted: np.ndarray) -> float:

@@ -10,11 +10,16 @@ from foalkit import UserError
 from foalkit.params import Params
 from foalkit.params.load import corpus_place, read_ledger
 from foalkit.results import scoring
+from foalkit.results.published import why_apart
 from foalkit.results.terms import acts
-from foalkit.results.variants import PLAIN, SYSTEMS, VariantResult, read_absent, shown_rows
+from foalkit.results.variants import PLAIN, PRINTED_ON, SYSTEMS, VariantResult, read_absent, shown_rows
 
 FEW = 20  # utterances: a stratum of fewer says little
 METRICS = {"ua": scoring.ua, "wa": scoring.wa}
+NO_SPREAD = (
+    "What a fold, a speaker and a seed each move cannot be told apart here: that takes two seeds or more, and folds of "
+    "equally many speakers."
+)
 
 
 def percent(value: float | None, form: str = ".2f") -> str:
@@ -55,31 +60,34 @@ def _printed(params: Params, variant: str) -> tuple[str, float | None, float | N
 def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
     """The ablation table as it is read: percentages, intervals in brackets, the paper's numbers beside ours.
 
-    In a published row the whole gap to the variant's honest row stands for the price of peeking. How many folds are
-    tested is said where the protocols differ in it, and the standard deviation over seeds where there are several.
+    The price of peeking is of the same runs; beside it stands a published row's whole distance from its honest row.
+    A column that says nothing is left out: folds where all protocols test as many, the mean of folds where it is the
+    pooled score, the seeds where there is one, and the paper's numbers where they are of another corpus.
     """
     honest = rows[rows["protocol"] == "honest"].set_index("variant")["ua_pooled"]
-    several, lines = rows["seeds"].max() > 1, []
+    means, pooled = (rows[[f"{m}_{kind}" for m in METRICS]].to_numpy(float) for kind in ("folds", "pooled"))
+    apart, folds = np.abs(means - pooled).max() >= 5e-5, rows["folds"].nunique() > 1  # as far as printed
+    corpus, lines = "" if why_apart(params) else params.corpus.printed[0], []
     for r in rows.to_dict("records"):
         scores = {m.upper(): with_interval(*(r[f"{m}_{k}"] for k in ("pooled", "low", "high"))) for m in METRICS}
-        peeking = percent(r["peeking"], "+.2f")
-        if r["protocol"] == "published" and r["variant"] in honest:
-            peeking = f"{percent(r['ua_pooled'] - honest[r['variant']], '+.2f')} to honest"
-        seeds = f": ± {percent(r['ua_seed_sd'])} / {percent(r['wa_seed_sd'])}" if several else ""
+        beside = r["protocol"] == "published" and r["variant"] in honest
+        sd = f"{r['seeds']}: ± {percent(r['ua_seed_sd'])} / {percent(r['wa_seed_sd'])}"
+        of_paper = r["method"] and PRINTED_ON[params.variants[r["variant"]].network] == corpus
+        paper = f"{r['method']} {percent(r['ua_printed'])}\u00a0/\u00a0{percent(r['wa_printed'])}"
         line = {
             "modality": r["modality"],
             "variant": f"{r['label']} ({r['idle']} cannot act here)" if r["idle"] else r["label"],
             "protocol, epoch by": f"{r['protocol']}, {r['selection']}",
-            "folds": f"{r['folds']} of {len(params.folds.groups)}",
+            "folds": f"{r['folds']} of {len(params.folds.groups)}" if folds else "–",
             **scores,
-            "mean of folds, UA / WA": f"{percent(r['ua_folds'])} / {percent(r['wa_folds'])}",
-            "price of peeking": peeking,
-            f"seeds{': sd of UA / WA' if several else ''}": f"{r['seeds']}{seeds}",
-            "paper, UA / WA": f"{r['method']} {percent(r['ua_printed'])}\u00a0/\u00a0{percent(r['wa_printed'])}",
+            "mean of folds, UA / WA": f"{percent(r['ua_folds'])} / {percent(r['wa_folds'])}" if apart else "–",
+            "price of peeking": percent(r["peeking"], "+.2f"),
+            "published − honest": percent(r["ua_pooled"] - honest[r["variant"]], "+.2f") if beside else "–",
+            "seeds: sd of UA / WA": sd if r["seeds"] > 1 else "–",
+            "paper, UA / WA": paper if of_paper else "–",
         }
         lines.append(line)
-    table = pd.DataFrame(lines)
-    return table if rows["folds"].nunique() > 1 else table.drop(columns="folds")
+    return pd.DataFrame(lines).loc[:, lambda table: (table != "–").any()]
 
 
 # ---- the price of peeking ---------------------------------------------------------------------------
@@ -106,7 +114,7 @@ def peeking_table(params: Params, results: list[VariantResult]) -> tuple[pd.Data
     Empty without two honest or two published rows.
     """
     lines, said = [], {"price": {}}
-    for protocol, fair in (("honest", "validation"), ("published", "last")):
+    for protocol, fair in scoring.FAIR.items():
         rows = shown_rows(params, results, protocol)
         if len(rows) < 2:
             continue
@@ -189,7 +197,8 @@ def ledger_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
                 lines.append({**said, "variant": label, **effect})
                 said, label = dict.fromkeys(said, ""), ""
     columns = [*said, "variant", "protocol", "UA difference (points)", "95 % interval"]
-    return pd.DataFrame([{c: line.get(c, "") for c in columns} for line in lines])
+    table = pd.DataFrame([{c: line.get(c, "") for c in columns} for line in lines])
+    return table.loc[:, (table != "").any()]  # without an effect there is no interval of one
 
 
 def _paired(result: VariantResult, other: VariantResult) -> tuple[np.ndarray, ...]:
@@ -211,10 +220,11 @@ def spread_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
     """What moves the UA of the best-known honest row and its plain fusion: fold, speaker, seed (`variance_split`).
 
     Per component the standard deviation of one level in points, and its share of the variance of the reported mean.
-    Empty where the folds do not hold equally many speakers.
+    Empty with one seed, which shows no part by itself, and where the folds do not hold equally many speakers
+    (`NO_SPREAD`).
     """
     rows = []
-    for result in shown_rows(params, results):
+    for result in shown_rows(params, results) if len(params.seeds) > 1 else []:
         keys = ["fold", "speaker", "seed"]
         scores = result.pooled.groupby(keys)[["true", "predicted"]].apply(
             lambda p: scoring.ua(p["true"], p["predicted"])
@@ -223,7 +233,7 @@ def spread_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
             split = scoring.variance_split(scores.rename("score").reset_index())
         except ValueError:
             return pd.DataFrame()
-        for name, part in split.dropna().iterrows():  # a single seed shows neither seed nor rest
+        for name, part in split.iterrows():
             rows.append(
                 {
                     "variant": result.row["label"],

@@ -22,31 +22,6 @@ nothing_runs = hostile.nothing_runs
 FOURS = [hostile.NAMES[n : n + 4] for n in range(0, 28, 4)]
 
 
-def grid_of(tmp_path, names: list[str]) -> params.Params:
-    """Made-up runs whose classes, labels, printed methods and first speakers are called so."""
-    a, b, c, d = names
-    whole = params.load("demo").model_dump()
-    whole |= {
-        "name": a,
-        "about": b,
-        "outputs": str(tmp_path / "out" / "p"),
-        "ablation": {"honest": ["audio", "baseline", "foal-net", "ledger-cosine"], "published": ["foal-net"]},
-        "folds": {"by": "speaker", "groups": [[f"Ses0{n}F", f"Ses0{n}M"] for n in range(1, 6)]},
-    }
-    whole["folds"]["groups"][0] = [c, d]
-    whole["corpus"] |= {"classes": names, "labels": dict(zip(names, names, strict=True))}
-    for variant, label in zip(("audio", "baseline", "foal-net"), names, strict=False):
-        whole["variants"][variant] |= {"label": label, "question": label, "note": label, "published": {label: (50, 60)}}
-    p = params.Params.model_validate(whole)
-    kept = made_up.write_grid(p)
-    info = json.loads((p.folder / "preprocess.json").read_text())
-    records.write_json(p.folder / "preprocess.json", info | {"counts": dict.fromkeys(names, 50)})
-    turns = made_up.manifest(kept)
-    rows = dict(zip(made_up.CLASSES, names, strict=True))
-    records.write_parquet(p.folder / "manifest.parquet", turns.assign(emotion=turns["emotion"].map(rows)))
-    return p
-
-
 class Page(HTMLParser):
     """The tags with the names of their attributes, in order, and all that is read."""
 
@@ -73,7 +48,7 @@ def plain_tags(tmp_path_factory):
     """The tags of a page of plain names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "png", lambda figure, dpi=110: b"")
-        p = grid_of(tmp_path_factory.mktemp("plain"), made_up.CLASSES)
+        p = made_up.write_named_grid(tmp_path_factory.mktemp("plain"), made_up.CLASSES)
         return Page(report.write_report(p, results(p)).read_text(encoding="utf-8")).tags
 
 
@@ -83,7 +58,7 @@ def reported(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "png", lambda figure, dpi=110: b"")
         folder = tmp_path_factory.mktemp("hostile")
-        p = grid_of(folder, request.param)
+        p = made_up.write_named_grid(folder, request.param)
         made = results(p)
         report.write_report(p, made)
         for result in made:
@@ -135,7 +110,7 @@ def cells(tex: str) -> list[list[str]]:
 def test_tables_hold_hostile_names_as_text(reported):
     names, p, _ = reported
     folder = p.folder / "tables"
-    assert len(list(folder.glob("*.tex"))) == 7
+    assert len(list(folder.glob("*.tex"))) == 6
     for file in folder.glob("*.csv"):
         rows = list(csv.reader(file.open(newline="", encoding="utf-8")))
         assert len({len(row) for row in rows}) == 1

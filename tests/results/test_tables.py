@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from made_up import answers, naive_recall, results, write_run
 
-from foalkit import params
 from foalkit.report import page as report
 from foalkit.report.check import check
 from foalkit.results import published as report_published
@@ -128,7 +127,7 @@ def test_a_table_without_rows_is_not_written_and_an_earlier_one_goes(p, grid):
     page = report.write_report(p, kept).read_text()
     written = {f.name for f in (p.folder / "tables").iterdir()}
     gone = {f"{name}.{suffix}" for name in ("peeking", "differences") for suffix in ("csv", "tex")}
-    assert not gone & written and {"ablation.csv", "spread.tex", "errors.csv"} < written
+    assert not gone & written and {"ablation.csv", "calibration.tex", "errors.csv"} < written
     assert 'id="peeking"' not in page and 'id="differences"' not in page
 
 
@@ -175,17 +174,70 @@ def test_seeds_are_printed_as_mean_and_sd(seeded):
 
 def test_one_seed_has_no_sd(p, grid):
     assert report_results.variant_result(p, "honest", "audio").row["ua_seed_sd"] is None
-    table = report_tables.printed_table(p, report_tables.ablation_rows(p, results(p)))
-    assert table["seeds"].tolist() == ["1"] * 4 and "folds" not in table
 
 
-def test_both_protocols_stand_in_the_first_table_with_their_gap(p, grid):
+def test_the_price_of_peeking_is_of_the_same_runs_and_the_protocols_gap_stands_apart(p, grid):
     table = report_tables.printed_table(p, report_tables.ablation_rows(p, results(p)))
-    table = table.set_index(["variant", "protocol, epoch by"])["price of peeking"]
+    table = table.set_index(["variant", "protocol, epoch by"])
     honest, published = (report_results.variant_result(p, q, "foal-net").row for q in ("honest", "published"))
+    runs = [ua_by_epoch(grid["published", "foal-net", fold]) for fold in range(1, 6)]
+    price = 100 * np.mean([max(uas.values()) - uas[3] for uas in runs])
+    assert table["price of peeking"][LABELS[1], "published, test"] == f"{price:+.2f}"
+    assert table["price of peeking"][LABELS[1], "honest, validation"] == f"{100 * honest['peeking']:+.2f}"
     gap = 100 * (published["ua_pooled"] - honest["ua_pooled"])
-    assert table[LABELS[1], "published, test"] == f"{gap:+.2f} to honest"
-    assert table[LABELS[1], "honest, validation"] == f"{100 * honest['peeking']:+.2f}"
+    assert table["published − honest"][LABELS[1], "published, test"] == f"{gap:+.2f}" != f"{price:+.2f}"
+    assert (table["published − honest"].drop((LABELS[1], "published, test")) == "–").all()
+
+
+def columns(p, rows):
+    return report_tables.printed_table(p, rows).columns.tolist()
+
+
+def test_a_column_that_says_nothing_is_left_out(p, grid):
+    rows = report_tables.ablation_rows(p, results(p))
+    first = ["modality", "variant", "protocol, epoch by", "UA", "WA"]
+    assert columns(p, rows) == [*first, "mean of folds, UA / WA", "price of peeking", "published − honest"]
+    honest = rows[rows["protocol"] == "honest"]
+    assert columns(p, honest) == [*first, "mean of folds, UA / WA", "price of peeking"]
+    # a difference that is smaller than what is printed
+    equal = honest.assign(ua_folds=honest["ua_pooled"] + 3.2e-5, wa_folds=honest["wa_pooled"])
+    assert columns(p, equal) == [*first, "price of peeking"]
+    one = equal.assign(wa_folds=equal["wa_folds"] + np.array([0, 0, 1e-4]))
+    assert columns(p, one) == [*first, "mean of folds, UA / WA", "price of peeking"]
+    seeds = equal.assign(seeds=3, ua_seed_sd=0.011, wa_seed_sd=0.02)
+    assert columns(p, seeds) == [*first, "price of peeking", "seeds: sd of UA / WA"]
+    assert report_tables.printed_table(p, seeds)["seeds: sd of UA / WA"].tolist() == ["3: ± 1.10 / 2.00"] * 3
+    folds = rows.assign(folds=[5, 5, 5, 4])
+    assert report_tables.printed_table(p, folds)["folds"].tolist() == ["5 of 5"] * 3 + ["4 of 5"]
+
+
+def test_the_papers_numbers_stand_beside_ours_on_its_own_corpus_only(p, grid, cfn):
+    rows = report_tables.ablation_rows(p, results(p))
+    real = p.corpus.model_copy(update={"generate": None, "root": "nowhere"})
+    five = real.model_copy(update={"classes": [*real.classes, "surprised"]})
+    kept = {}
+    for name, corpus in {"generated": p.corpus, "real": real, "other classes": five, "RAVDESS": cfn.corpus}.items():
+        kept[name] = report_tables.printed_table(p.model_copy(update={"corpus": corpus}), rows)
+    assert [name for name, table in kept.items() if "paper, UA / WA" in table] == ["real"]
+    cells = kept["real"]["paper, UA / WA"].str.replace("\u00a0", " ").tolist()
+    assert cells == ["WavLM 77.68 / 77.25", "baseline 77.85 / 77.31", *["Foal-Net 80.10 / 79.45"] * 2]
+
+
+@pytest.mark.parametrize(("corpus", "where"), [("demo", "are of IEMOCAP"), ("real", "are of the same corpus")])
+def test_the_page_says_where_the_papers_numbers_are(p, grid, corpus, where):
+    made = results(p)
+    if corpus == "real":
+        p = p.model_copy(update={"corpus": p.corpus.model_copy(update={"generate": None, "root": "nowhere"})})
+    ablation = report.write_report(p, made).read_text().split('<h2 id="ablation">')[1].split("<h2")[0]
+    assert f"The paper's numbers {where}" in ablation
+    assert ("80.10" in ablation) == (corpus == "real")
+
+
+def test_one_seed_shows_no_spread_and_says_so_in_a_line(p, grid):
+    assert report_tables.spread_table(p, results(p)).empty
+    section = report.write_report(p, results(p)).read_text().split('<h2 id="spread">')[1].split("<h2")[0]
+    assert report_tables.NO_SPREAD in section and "<table" not in section and section.count("<p") == 1
+    assert not list((p.folder / "tables").glob("spread.*"))
 
 
 def test_the_spread_is_of_speakers_uas_under_each_seed(seeded):
@@ -286,31 +338,7 @@ def test_a_mistake_of_several_seeds_is_listed_once(seeded):
 
 @pytest.fixture
 def cfn(tmp_path):
-    """CFN-SR's rows on RAVDESS's folds, made up: six honest folds, five published ones."""
-    rows = "[cfn-video, cfn-audio, concat, no-residual, cfn-sr]"
-    p = params.load(
-        "ravdess-cfnsr",
-        [
-            f"outputs={tmp_path / 'cfn'}",
-            "seeds=[0]",
-            "corpus.root=nowhere",
-            f"ablation={{honest: {rows}, published: [cfn-video, cfn-audio, concat, cfn-sr]}}",
-        ],
-    )
-    turns = []
-    for protocol, variants in p.ablation.items():
-        for i, variant in enumerate(variants):
-            for fold in p.fold_numbers(protocol):
-                kept = write_run(p, protocol, variant, fold, 0.3 + 0.1 * i)
-                if protocol == "honest" and not i:
-                    turns.append(kept.query("split == 'test' and epoch == 1")[["utterance", "speaker", "true"]])
-    table = pd.concat(turns)
-    table["emotion"] = [p.corpus.classes[t] for t in table.pop("true")]
-    table = table.assign(gender="F", kind="acted", start=0.0, end=3.5, audio="", video="")
-    records.write_parquet(p.folder / "manifest.parquet", table)
-    info = {"utterances": 240, "left_out": 0, "longer_than_clip": 0, "counts": {}, "ceilings": None, "features": {}}
-    records.write_json(p.folder / "preprocess.json", info)
-    return p
+    return made_up.write_cfn_grid(tmp_path / "cfn")
 
 
 def test_cfn_srs_rows_stand_with_their_own_best_and_plain_row(cfn):
@@ -344,6 +372,7 @@ def test_actors_that_are_never_tested_are_named(cfn):
     rows = report_tables.ablation_rows(cfn, made)
     table = report_tables.printed_table(cfn, rows)
     assert table["folds"].tolist() == ["6 of 6"] * 5 + ["5 of 6"] * 4
+    assert (table["paper, UA / WA"] == "–").tolist() == [not cfn.variants[v].published for v in rows["variant"]]
     never = "Actor_21, Actor_22, Actor_23, Actor_24"
     page = report.write_report(cfn, made).read_text()
     assert page.count(f"Under published, {never} are never tested") == 1 and "Under honest" not in page
@@ -364,7 +393,6 @@ def test_changed_numbers_of_the_new_sections_are_named(p, grid):
     page, best = printed(p), report_results.variant_result(p, "honest", "foal-net")
     cells = {
         "peeking": report_tables.peeking_table(p, results(p))[0].iloc[1, 1],
-        "spread": report_tables.spread_table(p, results(p)).iloc[0, 3],
         "errors": report_tables.errors_table(p, best.pooled)["probability"].iloc[0],
         "calibration": report_tables.calibration_table(p, results(p)).iloc[0, 2],
     }
@@ -381,7 +409,7 @@ def test_changed_numbers_of_the_new_sections_are_named(p, grid):
     file = p.folder / "tables" / "selection.csv"
     file.write_text(file.read_text().replace(",test,0.", ",test,1.", 1))
     lines = check(p)[0]
-    assert len(lines) == 6
+    assert len(lines) == 5
     for section in cells:
         (line,) = [x for x in lines if x.startswith(f"report.html: #{section}, table 1")]
         assert "98.76" in line

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from foalkit import ROOT, UserError
 from foalkit.files import refusal
-from foalkit.params import Params, load
+from foalkit.params import Params, keys, load
 from foalkit.params.errors import nearest
 from foalkit.params.schema import Protocol
 from foalkit.results import records
@@ -22,6 +22,24 @@ class Job:
     seed: int | None = None
     protocol: Protocol = "honest"
     retrain: bool = False
+
+
+def settings(params: Params, *sections: str, variant: str | None = None):
+    """The settings of some sections of the params as a table to be read: what changed each, what paper and code say.
+
+    With `variant` those of its runs (`params.keys.settings`), its network's sections where none are named.
+    """
+    import pandas as pd
+    from IPython.display import HTML
+
+    if not sections:
+        network = params.variants[variant].network
+        sections = ("cfn_sr", "training") if network == "cfn-sr" else ("model", "loss", "training")
+    table = pd.DataFrame(keys.settings(params, *sections, variant=variant)).set_index("setting")
+    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
+    shown = table.style.set_uuid("settings").format(escape="html").format_index(escape="html")
+    changed = shown.apply(lambda row: ["font-weight: bold" if row["changed by"] else ""] * len(row), axis=1)
+    return HTML(changed.set_table_styles(left).to_html())
 
 
 def start(*, params: str, overrides: str = "", **chosen) -> Job:

@@ -116,6 +116,18 @@ def seconds(file: Path) -> float:
         return float(stream.duration * stream.time_base)
 
 
+def first_frame(file: Path, start: float = 0.0) -> tuple[int, Fraction]:
+    """The number of the first frame that `iter_frames` gives from `start` on, and the file's frames per second.
+
+    Raises MediaError for a file that cannot be opened or has no video stream.
+    """
+    with _open(file) as container:
+        if not container.streams.video:
+            raise MediaError(f"{file.name}: no video stream")
+        rate = container.streams.video[0].average_rate
+    return _frame_range(start, math.inf, rate)[0], rate
+
+
 def square(box) -> Box:
     """The smallest square around a box with the same centre: resizing then keeps the face's proportions."""
     x, y, width, height = map(int, box)

@@ -7,6 +7,7 @@ import numpy as np
 from foalkit.features import media
 from foalkit.features.encoders import make_encoder
 from foalkit.features.store import FULL_SCALE
+from foalkit.features.times import used_part
 from foalkit.files import digest, file_digest, whole
 from foalkit.params import Params
 
@@ -125,10 +126,7 @@ class Reader:
 
     def _range(self, row: dict) -> tuple[float, float]:
         """The same moment in both files: an audio file begins with its utterance, a video file need not."""
-        length = row["end"] - row["start"]
-        start, end = self.clip.window(length)
-        if getattr(self.spec, "seconds", None) is not None:  # it says itself which part
-            start, end = self.spec.start, self.spec.start + self.spec.seconds
+        start, end = used_part(self.spec, self.clip, row["end"] - row["start"])
         if self.kind == "sound":
             return start, end
         return row["start"] + start, min(row["end"], row["start"] + end)

@@ -82,6 +82,16 @@ class CrossAttentionLayer(nn.Module):
         # a sum of two types would take six times as long
         return query + self.dropout(frames.zero_absent(answer)).to(query.dtype)
 
+    def weights(self, query: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+        """How much each query frame looks at each context frame `(B, heads, Tq, Tk)`, to be shown: plain, for padded B.
+
+        A row sums to 1 over the clip's real context frames; it is zero where there is none.
+        """
+        q, k = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (self.query(query), self.key(context)))
+        scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
+        hidden = ~context_mask[:, None, None]  # (B, 1, 1, Tk)
+        return scores.masked_fill(hidden, -torch.inf).softmax(3).masked_fill(hidden, 0)
+
 
 class CrossAttention(nn.Module):
     """Layers whose keys and values all come from the *original* context: only the query changes."""
@@ -104,6 +114,15 @@ class CrossAttention(nn.Module):
         for layer in self.layers:
             query, norm = layer(query, context, frames, norm), layer.norm
         return frames.mean(norm(query))
+
+    def weights(self, query: Tensor, context: Tensor, query_mask: Tensor, context_mask: Tensor) -> Tensor:
+        """Each layer's attention weights `(B, layers, heads, Tq, Tk)` for padded clips (`CrossAttentionLayer`)."""
+        frames = Padded(query_mask, context_mask, torch.arange(len(query), device=query.device)[None])
+        found = []
+        for layer in self.layers:
+            found.append(layer.weights(query, context, context_mask))
+            query = layer.norm(layer(query[None], context, frames)[0])
+        return torch.stack(found, 1)
 
 
 class FoalNet(nn.Module):
@@ -203,6 +222,14 @@ class FoalNet(nn.Module):
     def classify(self, fused: Fused) -> Tensor:
         """Class logits `(B, classes)` of the two fused vectors (section 6)."""
         return self.classifier(torch.cat(fused, 1))
+
+    def attention(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """How much each frame looks at the other stream's: `(B, layers, heads, Ta, Tv)` and with Ta and Tv swapped."""
+        self._check(audio, video, audio_mask, video_mask)
+        return (
+            self.a2v.weights(audio, video, audio_mask, video_mask),
+            self.v2a.weights(video, audio, video_mask, audio_mask),
+        )
 
     def _lay_out(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor):
         self._check(audio, video, audio_mask, video_mask)

@@ -1,7 +1,8 @@
 """What a stream in `features:` may be: the settings of an encoder, the kind of stream it gives, and what makes it.
 
 `kind` is sound (of the utterance's audio file), picture (of its video file) or numbers (files of their own);
-`made_by` names the class in foalkit.features.encoders, which is loaded when it is used.
+`made_by` names the class in foalkit.features.encoders, which is loaded when it is used. A sound's `step` is how many
+seconds lie from the middle of one frame to that of the next, and `first` where the first one lies.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -24,6 +25,11 @@ class LogMel(Strict):
     encoder: Literal["log-mel"]
     bands: Count = Field(64, description="mel bands, each a number per frame")
     hop_ms: Count = Field(10, description="milliseconds from frame to frame")
+    first: ClassVar[float] = 0.0
+
+    @property
+    def step(self) -> float:
+        return self.hop_ms / 1000
 
 
 class Mfcc(Strict):
@@ -41,6 +47,11 @@ class Mfcc(Strict):
     seconds: float | None = Field(
         None, gt=0, le=3600, description="how much is used, filled up with silence; null: all of it"
     )
+    first: ClassVar[float] = 0.0
+
+    @property
+    def step(self) -> float:
+        return self.hop / self.rate
 
 
 class Waveform(Strict):
@@ -48,12 +59,16 @@ class Waveform(Strict):
 
     kind: ClassVar[Kind] = "sound"
     made_by: ClassVar[str] = "sound.WaveformEncoder"
+    step: ClassVar[float] = 1 / 16_000
+    first: ClassVar[float] = 0.0
     encoder: Literal["waveform"]
 
 
 class WavLMWeights(Strict):
     """Which WavLM (transformers) is loaded, frozen or to be trained."""
 
+    step: ClassVar[float] = 0.02  # its front end: 400 samples at 16 kHz every 320
+    first: ClassVar[float] = 0.0125
     model: Line = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
     revision: Line | None = Field(None, description="the hub commit; needed for a hub name")
     width: Count = Field(1024, description="numbers per frame, checked against the weights")

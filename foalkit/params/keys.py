@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
+from foalkit.params.load import read_ledger
+from foalkit.params.rows import LedgerRow
 from foalkit.params.schema import Params
 
 HIDDEN = ("differs", "variants")  # not a file's, and the rows of params/variants.yaml
@@ -26,18 +28,73 @@ def lines(params: Params) -> Iterator[str]:
                     yield from _key(f"{place}.{key}", field, kind)
 
 
+def settings(params: Params, *sections: str, variant: str | None = None) -> list[dict[str, str]]:
+    """The settings of some sections (`loss`, `training`), a row each, as a variant's runs have them where one is named.
+
+    `changed by` is "overrides", "row" (the variant sets it), "file" or, at the default, empty. `paper` and `released
+    code` are what the ledger says of them, empty where it has no row about a setting. Of `model.inputs` only those of
+    the variant's streams are listed.
+    """
+    own = params.variants[variant].set if variant else {}
+    streams = params.variants[variant].streams if variant else list(params.features)
+    shown, ledger, rows = params.for_variant(variant) if variant else params, _by_key(), []
+    for section in sections:
+        for key, field, model, value in _leaves({section: getattr(shown, section)}, ""):
+            if key.startswith("model.inputs.") and key.split(".")[2] not in streams:
+                continue
+            default = None if field.is_required() else _text(field.default)
+            by = "" if default == _text(value) else "file"
+            by = next((who for who, keys in {"overrides": params.differs, "row": own}.items() if key in keys), by)
+            rows.append(
+                {
+                    "setting": key,
+                    "value": _text(value),
+                    "default": default or "–",
+                    "changed by": by,
+                    "paper": _said(ledger.get(key), "paper", key),
+                    "released code": _said(ledger.get(key), "code", key),
+                    "meaning": field.description or _summary(model),
+                }
+            )
+    return rows
+
+
+def _by_key() -> dict[str, LedgerRow]:
+    """The ledger's row of each setting that it has a switch for."""
+    return {
+        key: row
+        for row in read_ledger().values()
+        for settings in (*row.set.values(), *(v["set"] for v in row.variants.values()))
+        for key in settings
+    }
+
+
+def _said(row: LedgerRow | None, who: str, key: str) -> str:
+    if row is None:
+        return ""
+    known = row.set.get(who, {})
+    return _text(known[key]) if key in known else getattr(row, who)
+
+
 def _of(model: BaseModel, prefix: str) -> Iterator[str]:
-    for name, field in type(model).model_fields.items():
-        key, value = f"{prefix}{name}", getattr(model, name)
+    values = {name: getattr(model, name) for name in type(model).model_fields}
+    for key, field, owner, value in _leaves(values, prefix, type(model)):
+        yield from _key(key, field, owner, value)
+
+
+def _leaves(values: dict[str, Any], prefix: str, model: type[BaseModel] = Params):
+    """(dotted key, field, its model, value) of every setting below these fields of `model`."""
+    for name, value in values.items():
+        key, field = f"{prefix}{name}", model.model_fields[name]
         if key in HIDDEN:
             continue
-        if isinstance(value, BaseModel):
-            yield from _of(value, f"{key}.")
-        elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
-            for inner, settings in value.items():
-                yield from _of(settings, f"{key}.{inner}.")
+        inner = value if isinstance(value, dict) else {"": value}
+        if inner and any(isinstance(v, BaseModel) for v in inner.values()):
+            for stream, settings in inner.items():
+                below = {n: getattr(settings, n) for n in type(settings).model_fields}
+                yield from _leaves(below, f"{key}.{stream}." if stream else f"{key}.", type(settings))
         else:
-            yield from _key(key, field, type(model), value)
+            yield key, field, model, value
 
 
 def _key(key: str, field, model: type[BaseModel], *value: Any) -> Iterator[str]:

@@ -43,8 +43,7 @@ class Recordings(Strict):
     )
     root: str = Field("", description="its folder; $NAME is of the environment; a generated corpus needs none")
     labels: dict[Line, Line] = Field(description="the corpus's label → class; utterances of other labels are left out")
-    classes: list[Line] = Field(min_length=2, max_length=100)
-    """the classes in the order of the logits"""
+    classes: list[Line] = Field(min_length=2, max_length=100, description="the emotions, in the order of the logits")
 
     @model_validator(mode="after")
     def _is_whole(self):
@@ -119,10 +118,10 @@ class ConvInput(Strict):
 
     kind: Literal["conv"]
     width: Count = Field(description="numbers per frame that come out")
-    layers: Few = Field(3, description="convolutions")
+    layers: Few = Field(3, description="how many convolutions")
     stride: Few = Field(4, description="frames that enter for one that comes out, a power of two")
     kernel: Few = Field(5, description="frames that a convolution sees")
-    dropout: Share = Field(0.1, description="after each convolution")
+    dropout: Share = Field(0.1, description="share of numbers set to zero after each convolution, in training")
 
 
 class FineTuned(WavLMWeights):
@@ -141,9 +140,9 @@ class Model(Strict):
 
     layers: Few = Field(2, description="layers of each cross-attention stack")
     heads: Few = Field(4, description="attention heads; they divide the streams' widths")
-    dropout: Share = Field(0.1, description="in the fusion")
+    dropout: Share = Field(0.1, description="share of numbers set to zero in the fusion, in training")
     projection_dim: Count = Field(512, description="width of AVEL's space")
-    projection_dropout: Share = Field(0.5, description="in AVEL's projections")
+    projection_dropout: Share = Field(0.5, description="the same in AVEL's projections")
     inputs: dict[Stream, InputLayer] = Field({}, description="the input layer of each stream that has one")
 
 
@@ -169,15 +168,15 @@ class CfnSr(Strict):
 class Loss(Strict):
     """L = cross-entropy + avel · L_AVEL + mem · L_MEM, with the ledger's rows 1-4."""
 
-    avel: Weight = Field(1.0, description="weight of L_AVEL (ledger 4)")
-    mem: Weight = Field(0.1, description="weight of L_MEM (ledger 4)")
-    hard_negatives: Literal["argmax", "multinomial"] = Field("argmax", description="MEM's negative (ledger 1)")
+    avel: Weight = Field(1.0, description="weight of L_AVEL in the loss (ledger 4)")
+    mem: Weight = Field(0.1, description="weight of L_MEM in the loss (ledger 4)")
+    hard_negatives: Literal["argmax", "multinomial"] = Field("argmax", description="most similar, or drawn (ledger 1)")
     temperature: float = Field(2.659, gt=0, le=1000, description="AVEL's divisor at the start (ledger 2)")
-    learn_temperature: bool = Field(True, description="whether it is trained with the rest")
+    learn_temperature: bool = Field(True, description="whether the temperature is trained with the rest")
     temperature_range: tuple[float, float] | None = Field(
-        None, strict=False, description="limits of a learned one (ledger 2)"
+        None, strict=False, description="limits of a learned temperature; null: none (ledger 2)"
     )
-    normalise_targets: bool | Literal["matched"] = Field(False, description="by the row's positives (ledger 3)")
+    normalise_targets: bool | Literal["matched"] = Field(False, description="divide AVEL's targets (ledger 3)")
 
     @model_validator(mode="after")
     def _temperature_in_range(self):
@@ -197,12 +196,12 @@ class Training(Strict):
     local_batch: int | None = Field(None, ge=2, le=1_000_000, description="shares gathered without gradient (ledger 5)")
     lr: float = Field(1e-4, gt=0, le=1_000_000, description="AdamW's learning rate")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's weight decay; 0: Adam")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: after a warm-up (ledger 7)")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="rate; cosine: with a warm-up (ledger 7)")
     sampler: Literal["balanced", "shuffle"] = Field(
         "balanced", description="drawn by class, or each clip once (ledger 11)"
     )
     positive_pass: Literal["shared", "separate"] = Field(
-        "shared", description="whether positives are fused once (ledger 10)"
+        "shared", description="fuse own pairs once, or once more for MEM (ledger 10)"
     )
     standardise: list[Stream] = Field([], description="streams brought to zero mean, unit deviation")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")

@@ -1,6 +1,7 @@
 """A look inside one run: its weights on its own test side, before and after AVEL's projection."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,10 @@ from foalkit import UserError, losses
 from foalkit.params import Params
 from foalkit.report import figures
 from foalkit.results import records
+
+if TYPE_CHECKING:
+    from foalkit.features.store import FeatureStore
+    from foalkit.training.networks import Net
 
 
 @dataclass(frozen=True)
@@ -22,20 +27,44 @@ class Embedded:
     similarity: np.ndarray  # AVEL's (N, N): cosine of audio i and video j over the temperature
 
 
-def embeddings(params: Params, run: dict) -> Embedded | None:
-    """The test utterances of a run (a record with its folder) through its weights.
+@dataclass(frozen=True)
+class Opened:
+    """A run's network with its weights, and what it was tested on."""
 
-    None unless it is a two-stream Foal-Net's and the features are still there. A stream that enters as a waveform
-    has no mean to show: there `before` is what its encoder gives. Raises UserError for weights or features that are
-    not the record's.
+    params: Params  # with the variant's own settings
+    run: dict  # the record, with its folder
+    streams: list[str]
+    stores: dict[str, "FeatureStore"]
+    turns: pd.DataFrame  # the manifest by utterance
+    test: list[str]  # the utterances of its test side
+    labels: np.ndarray  # their class numbers (N,)
+    net: "Net"
+
+    def batches(self, utterances: list[str], size: int = 64):
+        """Yield some utterances at a time: their features and, after the input layers, their streams, each with its
+        mask; both by stream.
+        """
+        import torch
+
+        device = next(self.net.parameters()).device
+        for start in range(0, len(utterances), size):
+            some = utterances[start : start + size]
+            part = {s: tuple(torch.from_numpy(x).to(device) for x in self.stores[s].batch(some)) for s in self.streams}
+            with torch.inference_mode():
+                entered = self.net.enter(part)
+            yield part, dict(zip(self.streams, entered, strict=True))
+
+
+def opened(params: Params, run: dict) -> Opened | None:
+    """The network of a run (a record with its folder), its weights and its test side.
+
+    None unless it is a two-stream Foal-Net's and the features are still there. Raises UserError for weights or
+    features that are not the record's.
     """
-    import torch
-
     from foalkit.corpora.folds import split
     from foalkit.devices import device
     from foalkit.features.data import Data
     from foalkit.features.store import FeatureStore
-    from foalkit.models.foalnet import masked_mean
     from foalkit.training import networks
 
     variant = run["variant"]
@@ -50,29 +79,44 @@ def embeddings(params: Params, run: dict) -> Embedded | None:
         if stores[s].digest != run["feature_digests"][s]:
             raise UserError(f"{run['run']}: features.{s} are not those it was trained on; train it again")
     table = pd.read_parquet(params.folder / "manifest.parquet")
-    data = Data(table, table[:0], stores, {}, params.corpus.classes)
     sides = split(table, params, run["fold"], run["protocol"])
+    labels = Data(table, table[:0], stores, {}, params.corpus.classes).labels(sides.test)
     net = networks.build_net(p, variant, stores, sides.train)
     net.load_state_dict(records.read_weights(run["folder"]))
     net.eval().to(device(p.training.device))
-    labels, on = data.labels(sides.test), next(net.parameters()).device
-    before: dict[str, list] = {s: [] for s in streams}
-    after: dict[str, list] = {s: [] for s in streams}
+    turns = table.set_index("utterance", drop=False)
+    return Opened(p, run, streams, stores, turns, sides.test, labels, net)
+
+
+def embeddings(params: Params, run: dict | Opened) -> Embedded | None:
+    """The test utterances of a run (a record with its folder, or what `opened` gave) through its weights.
+
+    None where `opened` gives none. A stream that enters as a waveform has no mean to show: there `before` is what its
+    encoder gives.
+    """
+    import torch
+
+    from foalkit.models.foalnet import masked_mean
+
+    inside = run if isinstance(run, Opened) else opened(params, run)
+    if inside is None:
+        return None
+    core, features = inside.net.core, inside.params.features
+    before: dict[str, list] = {s: [] for s in inside.streams}
+    after: dict[str, list] = {s: [] for s in inside.streams}
+    for part, entered in inside.batches(inside.test):
+        with torch.inference_mode():
+            projected = core.project(*(x for x, _ in entered.values()), *(mask for _, mask in entered.values()))
+        for s, vectors in zip(inside.streams, projected, strict=True):
+            shown = entered[s] if features[s].encoder == "waveform" else part[s]
+            before[s].append(masked_mean(*shown).float().cpu())
+            after[s].append(vectors.float().cpu())
+    joined = {s: torch.cat(parts) for s, parts in after.items()}
     with torch.inference_mode():
-        for start in range(0, len(sides.test), 64):
-            some = sides.test[start : start + 64]
-            part = {s: tuple(torch.from_numpy(x).to(on) for x in stores[s].batch(some)) for s in streams}
-            entered = net.enter(part)
-            projected = net.core.project(*(x for x, _ in entered), *(mask for _, mask in entered))
-            for s, inside, vectors in zip(streams, entered, projected, strict=True):
-                shown = inside if p.features[s].encoder == "waveform" else part[s]
-                before[s].append(masked_mean(*shown).float().cpu())
-                after[s].append(vectors.float().cpu())
-        joined = {s: torch.cat(parts) for s, parts in after.items()}
-        similarity = losses.avel(*joined.values(), torch.tensor(labels), net.core.temperature.cpu()).similarity
+        similarity = losses.avel(*joined.values(), torch.tensor(inside.labels), core.temperature.cpu()).similarity
     return Embedded(
-        utterances=sides.test,
-        labels=labels,
+        utterances=inside.test,
+        labels=inside.labels,
         before={s: torch.cat(parts).numpy() for s, parts in before.items()},
         after={s: vectors.numpy() for s, vectors in joined.items()},
         similarity=similarity.numpy(),

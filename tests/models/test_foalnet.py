@@ -192,6 +192,31 @@ def test_a_padded_batch_is_the_naive_implementation(lengths, layers):
 
 
 @torch.no_grad()
+def test_attentions_weights_times_the_values_are_what_the_model_fuses():
+    model, (ragged, batch) = tiny(), clips(((5, 7), (9, 2), (1, 4), (3, 0)))
+    weights, fused = arrays(model), model.fuse(*batch)
+    for name, one, other, shown in zip(("a2v", "v2a"), (0, 1), (1, 0), model.attention(*batch), strict=True):
+        assert shown.shape == (4, 2, HEADS, batch[one].shape[1], batch[other].shape[1])
+        for row, clip in enumerate(ragged):
+            query, context = ([frame.numpy() for frame in clip[stream]] for stream in (one, other))
+            assert not shown[row, ..., len(context) :].any()  # padding, and all where nothing is there
+            for layer, looks in enumerate(shown[row].numpy()):  # (heads, Tq, Tk)
+                prefix, result = f"{name}.layers.{layer}", []
+                keys, values = ([linear(weights, f"{prefix}.{n}", f) for f in context] for n in ("key", "value"))
+                for t, frame in enumerate(query if context else []):
+                    asked, answer = linear(weights, f"{prefix}.query", frame), []
+                    for head, part in enumerate(np.split(np.arange(len(asked)), HEADS)):
+                        scores = [math.exp(float(asked[part] @ key[part]) / math.sqrt(len(part))) for key in keys]
+                        assert looks[head, t, : len(keys)] == pytest.approx(np.array(scores) / sum(scores))
+                        answer.extend(sum(looks[head, t, i] * value[part] for i, value in enumerate(values)))
+                    told = linear(weights, f"{prefix}.out", np.array(answer))
+                    result.append(norm(weights, f"{prefix}.norm", frame + told))
+                query = result
+            if query:
+                np.testing.assert_allclose(getattr(fused, name)[row], sum(query) / len(query), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
 def test_padding_and_its_content_change_nothing():
     model = tiny()
     _, (audio, video, audio_mask, video_mask) = clips()

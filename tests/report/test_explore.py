@@ -7,6 +7,9 @@ import torch
 from conftest import refused
 
 from foalkit.corpora.folds import split
+from foalkit.corpora.manifest import corpus_root
+from foalkit.features import media
+from foalkit.report import attention, figures
 from foalkit.report import explore as report_explore
 from foalkit.results import records
 from foalkit.training import networks, runs
@@ -120,3 +123,106 @@ def test_the_pictures_show_every_utterance_by_emotion(seen, tiny):
     order = sorted(range(len(seen.labels)), key=lambda i: seen.labels[i])
     want = pd.DataFrame(seen.similarity).iloc[order, order].to_numpy()
     assert np.asarray(matrix) == pytest.approx(want)
+
+
+# ---- attention ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inside(tiny, run):
+    return report_explore.opened(tiny, run)
+
+
+@pytest.fixture(scope="module")
+def looked(tiny, inside):
+    return attention.looks(inside, inside.test[3], corpus_root(tiny))
+
+
+def test_attention_is_of_the_runs_weights_and_every_frame_has_its_moment(tiny, data, inside, looked):
+    utterance = inside.test[3]
+    clip = {s: torch.from_numpy(data.stores[s][utterance].astype("f4"))[None] for s in ("audio", "video")}
+    with torch.inference_mode():
+        entered = inside.net.enter({s: (x, torch.ones(x.shape[:2], dtype=torch.bool)) for s, x in clip.items()})
+        want = inside.net.core.attention(*(x for x, _ in entered), *(mask for _, mask in entered))
+    sound, film = (len(data.stores[s][utterance]) for s in ("audio", "video"))
+    steps = -(-sound // 8)  # the sound's input layer lets every eighth frame of 20 ms out
+    for stream, weights, shape in zip(("audio", "video"), want, ((steps, film), (film, steps)), strict=True):
+        assert looked.weights[stream].shape == (2, 4, *shape)
+        assert looked.weights[stream] == pytest.approx(weights[0].numpy(), abs=1e-6)
+        assert looked.weights[stream].sum(3) == pytest.approx(np.ones((2, 4, shape[0])), abs=1e-5)
+    assert looked.times["audio"] == pytest.approx(0.16 * np.arange(steps))
+    turn = data.table.set_index("utterance").loc[utterance]
+    _, rate = media.first_frame(corpus_root(tiny) / turn["video"])
+    assert np.diff(looked.times["video"]) == pytest.approx(5 / float(rate))  # each fifth frame is used
+    assert 0 <= looked.times["video"][0] < 1 / rate
+    length = min(turn["end"] - turn["start"], tiny.clip.seconds)
+    assert all(length - looked.steps[s] - 0.02 < looked.times[s][-1] < length + 0.02 for s in looked.times)
+
+
+def test_the_spread_of_attention_is_what_a_loop_over_frames_finds(inside):
+    table = attention.spread(inside)
+    assert table.columns.tolist() == ["head 1", "head 2", "head 3", "head 4", "mean"]
+    shares: dict = {}
+    for utterance in inside.test:  # alone, without padding
+        ((_, entered),) = inside.batches([utterance])
+        with torch.inference_mode():
+            both = inside.net.core.attention(*(x for x, _ in entered.values()), *(m for _, m in entered.values()))
+        for name, weights in zip(("audio at video", "video at audio"), both, strict=True):
+            for layer, of_layer in enumerate(weights[0].double().numpy(), 1):
+                for head, rows in enumerate(of_layer, 1):
+                    for row in rows:
+                        share = np.exp(-sum(w * np.log(w) for w in row if w > 0)) / len(row)
+                        shares.setdefault((name, f"layer {layer}", f"head {head}"), []).append(100 * share)
+    for (name, layer, head), values in shares.items():
+        assert table.loc[(name, layer), head] == pytest.approx(np.mean(values), abs=0.06)
+    assert table["mean"].tolist() == pytest.approx(table.iloc[:, :4].mean(axis=1), abs=0.06)
+
+
+def test_the_picture_of_attention_shows_both_directions_beside_sound_and_film(tiny, looked):
+    root = corpus_root(tiny)
+    film, audio_at, video_at, *above, _ = attention.picture(looked, root, layer=0, head=2).axes
+    rows, columns = len(looked.times["video"]), len(looked.times["audio"])
+    for ax, of in (
+        (audio_at, looked.weights["audio"][0, 2].T * rows),
+        (video_at, looked.weights["video"][0, 2] * columns),
+    ):
+        shown = ax.collections[0]
+        assert np.asarray(shown.get_array()) == pytest.approx(of, rel=1e-5)
+        places = shown.get_coordinates()  # edges, halfway between the frames
+        assert places[0, :, 0].mean() == pytest.approx(looked.times["audio"].mean())
+        assert places[:, 0, 1].mean() == pytest.approx(looked.times["video"].mean())
+        assert ax.get_ylim()[0] > ax.get_ylim()[1]  # time runs down, as beside it
+    for ax in above:
+        (wave,) = ax.lines
+        seconds, samples = wave.get_data()
+        assert 0 <= seconds[0] < 1e-6 and len(samples) == pytest.approx(16_000 * (seconds[-1] + 1 / 16_000))
+        assert abs(seconds[-1] - looked.turn["end"] + looked.turn["start"]) < looked.steps["audio"]
+    assert 2 <= len(film.artists) <= attention.FRAMES
+    mean = attention.picture(looked, root).axes[1].collections[0].get_array()
+    assert np.asarray(mean) == pytest.approx(looked.weights["audio"][1].mean(0).T * rows, rel=1e-5)
+
+
+def test_every_head_has_its_column(looked):
+    *axes, _ = attention.heads(looked, layer=1).axes
+    assert [ax.get_title() for ax in axes[:4]] == ["head 1", "head 2", "head 3", "head 4"]
+    frames = len(looked.times["video"])
+    for head in range(4):
+        shown = np.asarray(axes[head].collections[0].get_array())
+        assert shown == pytest.approx(looked.weights["audio"][1, head].T * frames, rel=1e-5)
+    assert len({ax.collections[0].norm.vmax for ax in axes}) == 1  # one scale for all
+
+
+def test_attention_in_words_names_the_moment_that_is_looked_at_most(looked):
+    at = looked.weights["audio"][1].mean(0).mean(0).argmax()
+    said = attention.describe(looked)
+    assert looked.turn["utterance"] in said
+    assert f"audio looks most at video at {looked.times['video'][at]:.2f} s" in said
+
+
+def test_a_stream_of_numbers_has_no_waveform_and_no_film(tiny, looked):
+    bare = attention.Looks(
+        looked.turn, dict.fromkeys(looked.kinds, "numbers"), looked.times, looked.steps, looked.weights
+    )
+    film, _, _, *above, _ = attention.picture(bare, corpus_root(tiny)).axes
+    assert not film.artists and not any(ax.lines for ax in above)
+    assert len(figures.png(attention.picture(bare, corpus_root(tiny)))) > 5000

@@ -13,10 +13,10 @@ from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import difference, over, put, without_nulls
 from foalkit.params.reading import expand as expand  # for other rooms, too
 from foalkit.params.reading import read_file, read_value
-from foalkit.params.rows import LedgerRow, PublishedRow, Variant
+from foalkit.params.rows import Claim, LedgerRow, PublishedRow, Variant
 from foalkit.params.schema import Params
 
-NOT_SETTINGS = ("variants", "ledger", "published")  # the files in params/ that are no params files
+NOT_SETTINGS = ("variants", "ledger", "published", "claims")  # the files in params/ that are no params files
 LONGEST = 80  # characters of a folder's name; a longer one is given by a digest
 
 
@@ -90,6 +90,23 @@ def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[Publ
                 whole = {"corpus": corpus, **common, **row} if isinstance(row, dict) else row
                 rows.append(validate(PublishedRow, whole, f"{file.name}: {corpus}: {name}"))
     return rows
+
+
+def read_claims(file: Path = ROOT / "params" / "claims.yaml") -> dict[str, Claim]:
+    """What the papers claim, by name, in the file's order.
+
+    Raises UserError naming the claim and the key that is wrong, a variant that there is not among them.
+    """
+    known = [*read_file(ROOT / "params" / "variants.yaml"), *_ledger_variants(read_ledger())]
+    claims = {}
+    for name, row in read_file(file).items():
+        where = f"{file.name}: {name}"
+        claims[name] = claim = validate(Claim, row, where)
+        for key, variants in (("row", [claim.row]), ("against", claim.against)):
+            for variant in variants:
+                if variant not in known:
+                    raise UserError(f"{where}: {key}: {unknown('variant', variant, known)}")
+    return claims
 
 
 def corpus_place(params: Params) -> Path:

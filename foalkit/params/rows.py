@@ -10,6 +10,7 @@ Preset = Literal["ours", "paper", "code"]
 OWN = ("model", "cfn_sr", "loss", "training")  # what may differ between rows: they share corpus, features and folds
 Percent = Annotated[float, Field(ge=0, le=100)] | None
 Printed = Annotated[tuple[Percent, Percent], Field(strict=False)]  # a list in YAML
+Points = Annotated[tuple[float | None, float | None], Field(strict=False)]
 Selected = Literal["validation-selected", "test-selected", "random-split", "unknown"]
 
 
@@ -68,4 +69,23 @@ class PublishedRow(Strict):
     def _has_a_number(self):
         if self.ua is None and self.wa is None and not self.note:
             raise ValueError("neither ua nor wa, and no note that says why")
+        return self
+
+
+class Claim(Strict):
+    """What a paper claims, as a comparison of rows of the ablation (params/claims.yaml): `row` beats `against`."""
+
+    claim: Line
+    row: Name
+    against: list[Name] = Field(min_length=1)  # of several, the one with the best UA on the validation sides
+    metric: Literal["ua", "wa"] = "ua"
+    terms: list[Literal["avel", "mem"]] = []  # of the loss, that the claim is about
+    printed: Points = (None, None)  # the effect on UA and on WA in points, as printed; null: not printed
+    source: str
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _compares_two(self):
+        if self.row in self.against:
+            raise ValueError(f"against: {self.row!r} is compared with itself")
         return self

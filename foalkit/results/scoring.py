@@ -124,16 +124,7 @@ def variance_split(scores: pd.DataFrame) -> pd.DataFrame:
     folds, speakers, seeds = len(per_fold), per_fold.iloc[0], cube.shape[1]
     if folds < 2 or speakers < 2 or per_fold.nunique() > 1 or cube.isna().any(axis=None):
         raise ValueError("a variance split needs two folds or more, of the same number (two or more) of speakers")
-    y = cube.to_numpy().reshape(folds, speakers, seeds)
-    fold, speaker, seed = y.mean((1, 2), keepdims=True), y.mean(2, keepdims=True), y.mean(1, keepdims=True)
-
-    def mean_square(part, degrees):
-        return (np.broadcast_to(part, y.shape) ** 2).sum() / degrees if degrees else np.nan
-
-    of_fold = mean_square(fold - y.mean(), folds - 1)
-    of_speaker = mean_square(speaker - fold, folds * (speakers - 1))
-    of_seed = mean_square(seed - fold, folds * (seeds - 1))
-    rest = mean_square(y - speaker - seed + fold, folds * (speakers - 1) * (seeds - 1))
+    of_fold, of_speaker, of_seed, rest = mean_squares(cube.to_numpy().reshape(folds, speakers, seeds))
     if seeds == 1:
         variance = [(of_fold - of_speaker) / speakers, of_speaker, np.nan, np.nan]
     else:
@@ -149,6 +140,28 @@ def variance_split(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {"sd": np.sqrt(variance), "levels": levels, "share": on_mean / np.nansum(on_mean)},
         index=["fold", "speaker", "seed", "speaker × seed"],
+    )
+
+
+def mean_squares(y: np.ndarray) -> np.ndarray:
+    """The mean squares of fold, speaker, seed and rest (`variance_split`), `(4, ...)`, of scores `(..., F, S, K)`.
+
+    F folds, S speakers of each, K seeds; NaN where nothing is left to tell: of speaker and rest with one speaker a
+    fold, of seed and rest with one seed.
+    """
+    folds, speakers, seeds = y.shape[-3:]
+    fold, speaker, seed = y.mean((-2, -1), keepdims=True), y.mean(-1, keepdims=True), y.mean(-2, keepdims=True)
+
+    def mean_square(part, degrees):
+        return (np.broadcast_to(part, y.shape) ** 2).sum((-3, -2, -1)) / (degrees or np.nan)
+
+    return np.stack(
+        [
+            mean_square(fold - fold.mean(-3, keepdims=True), folds - 1),
+            mean_square(speaker - fold, folds * (speakers - 1)),
+            mean_square(seed - fold, folds * (seeds - 1)),
+            mean_square(y - speaker - seed + fold, folds * (speakers - 1) * (seeds - 1)),
+        ]
     )
 
 

@@ -12,7 +12,7 @@ from foalkit.params.load import corpus_place, read_ledger
 from foalkit.results import scoring
 from foalkit.results.published import why_apart
 from foalkit.results.terms import acts
-from foalkit.results.variants import PLAIN, PRINTED_ON, SYSTEMS, VariantResult, read_absent, shown_rows
+from foalkit.results.variants import PLAIN, PRINTED_ON, SYSTEMS, VariantResult, paired, read_absent, shown_rows
 
 FEW = 20  # utterances: a stratum of fewer says little
 METRICS = {"ua": scoring.ua, "wa": scoring.wa}
@@ -167,7 +167,7 @@ def paired_differences(params: Params, results: list[VariantResult]) -> pd.DataF
         other = by_name.get((protocol, against))
         if other is None or variant == against or v.modality != other.row["modality"] or v.ledger:
             continue
-        p = scoring.paired_p(*_paired(result, other))
+        p = scoring.paired_p(*paired(result, other))
         rows.append({"variant": v.label, "protocol": protocol, **_difference(result, other), "p": p})
     if not rows:
         return pd.DataFrame()
@@ -201,14 +201,8 @@ def ledger_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
     return table.loc[:, (table != "").any()]  # without an effect there is no interval of one
 
 
-def _paired(result: VariantResult, other: VariantResult) -> tuple[np.ndarray, ...]:
-    """Truth, answers, the other's answers and speakers of the same utterances and seeds, each `(N,)`."""
-    both = result.pooled.merge(other.pooled, on=["utterance", "seed"], suffixes=("", "_other"))
-    return tuple(both[c].to_numpy() for c in ("true", "predicted", "predicted_other", "speaker"))
-
-
 def _difference(result: VariantResult, other: VariantResult) -> dict[str, str]:
-    true, a, b, speakers = _paired(result, other)
+    true, a, b, speakers = paired(result, other)
     low, high = scoring.paired_interval(true, a, b, speakers)
     return {
         "UA difference (points)": percent(scoring.ua(true, a) - scoring.ua(true, b), "+.2f"),

@@ -101,6 +101,15 @@ def run_answers(run: dict, test: pd.DataFrame | None = None) -> pd.DataFrame:
     )
 
 
+def paired(result: VariantResult, other: VariantResult, *more: str) -> tuple[np.ndarray, ...]:
+    """Truth, answers, the other's answers and speakers of the same utterances and seeds, each `(N,)`.
+
+    `more` names further columns of the result's `pooled` that follow.
+    """
+    both = result.pooled.merge(other.pooled, on=["utterance", "seed"], suffixes=("", "_other"))
+    return tuple(both[c].to_numpy() for c in ("true", "predicted", "predicted_other", "speaker", *more))
+
+
 def answers(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The class of the largest logit and its softmax probability, each `(N,)`, of predictions' rows."""
     from scipy.special import softmax

@@ -13,6 +13,7 @@ from foalkit.files import whole
 from foalkit.params import Params
 from foalkit.report import figures
 from foalkit.results import scoring
+from foalkit.results.claims import claims_table, judge
 from foalkit.results.published import published_tables, why_apart
 from foalkit.results.tables import (
     FEW,
@@ -53,7 +54,9 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     rows = ablation_rows(params, results)
     shown = shown_rows(params, results)
     peeking, gain = peeking_table(params, results)
+    judged = judge(params, results)
     tables = {
+        "claims": claims_table(judged),
         "ablation": printed_table(params, rows),
         "peeking": peeking,
         "differences": paired_differences(params, results),
@@ -70,6 +73,8 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     run = (shown or results)[0].runs[0]
     page = _template().render(
         params=params,
+        claims=tables["claims"].to_dict("records"),
+        claimed=[j.claim for j in judged],
         params_json=params.model_dump_json(indent=1, exclude={"variants"}),
         info=info,
         figures=drawn,

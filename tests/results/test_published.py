@@ -233,7 +233,7 @@ def test_a_changed_headline_is_named(written):
     ua = report_results.variant_result(written, "honest", "foal-net").row["ua_pooled"]
     change(written.folder / "report.html", f"<b>{ua:.1%}</b>", "<b>99.9%</b>")
     (line,), _ = check(written)
-    assert line.startswith("report.html: top, text") and "99.9%" in line and f"{ua:.1%}" in line
+    assert line.startswith("report.html: #headline, text") and "99.9%" in line and f"{ua:.1%}" in line
 
 
 def test_changed_cells_of_csv_tex_and_json_are_named(written):

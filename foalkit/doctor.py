@@ -166,7 +166,11 @@ def _needs(p) -> float:
     made, seconds = p.corpus.generate, 1.2 if p.corpus.generate else 3.6  # of a turn, cut at 6 s
     turns = {"iemocap": 5531, "ravdess": 2452}[p.corpus.reader]
     if made:
-        turns = 5 * made.turns_per_session if p.corpus.reader == "iemocap" else made.takes_per_actor * made.actors
+        turns = (
+            made.sessions * made.turns_per_session
+            if p.corpus.reader == "iemocap"
+            else made.takes_per_actor * made.actors
+        )
     needs = 250_000 * turns if made and not Path(p.corpus_folder).exists() else 0
     for stream, spec in p.features.items():
         if not p.store_folder(stream).exists():

@@ -24,7 +24,8 @@ class Puppets(Strict):
     """The generated corpus in IEMOCAP's layout (foalkit.puppets.iemocap)."""
 
     seed: Seed = Field(1, description="another seed, another corpus")
-    turns_per_session: int = Field(90, ge=8, le=10_000, description="labelled turns of each of the five sessions")
+    turns_per_session: int = Field(90, ge=8, le=10_000, description="labelled turns of each session")
+    sessions: int = Field(5, ge=2, le=30, description="how many sessions there are, of two speakers each")
 
 
 class PuppetTakes(Strict):
@@ -38,9 +39,7 @@ class PuppetTakes(Strict):
 class Recordings(Strict):
     """Where the recordings lie, and which label means which class."""
 
-    printed: ClassVar[tuple[str, int] | None] = (
-        None  # the corpus's name in params/published.yaml, and the classes there
-    )
+    printed: ClassVar[tuple[str, int] | None] = None  # the corpus in params/published.yaml, and its classes there
     root: str = Field("", description="its folder; $NAME is of the environment; a generated corpus needs none")
     labels: dict[Line, Line] = Field(description="the corpus's label → class; utterances of other labels are left out")
     classes: list[Line] = Field(min_length=2, max_length=100, description="the emotions, in the order of the logits")
@@ -61,7 +60,8 @@ class Recordings(Strict):
     @property
     def recordings(self) -> dict:
         """Which recordings these are, wherever a generated corpus lies."""
-        own = {"generate": self.generate.model_dump()} if self.generate else {"root": self.root}
+        new = {"sessions"} if getattr(self.generate, "sessions", 5) == 5 else None  # runs of before stay what they are
+        own = {"generate": self.generate.model_dump(exclude=new)} if self.generate else {"root": self.root}
         return {"reader": self.reader, **own}
 
 

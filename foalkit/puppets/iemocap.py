@@ -9,10 +9,11 @@ import av
 import numpy as np
 
 from foalkit.puppets.acting import perform
+from foalkit.puppets.casting import varied
 from foalkit.puppets.displays import CORNERS, PRIORS, Turn, ceilings, display_row, display_tables, draw_display
 from foalkit.puppets.faces import PANEL, Portrait
-from foalkit.puppets.looks import LOOKS
-from foalkit.puppets.voices import HOP, RATE, VOICES, speak
+from foalkit.puppets.looks import LOOKS, Look
+from foalkit.puppets.voices import HOP, RATE, VOICES, Voice, speak
 from foalkit.puppets.writing import (
     FPS,
     LICENCE,
@@ -25,6 +26,7 @@ from foalkit.puppets.writing import (
 )
 
 VERSION = 2  # raise it with every change that changes a byte of the corpus
+SESSIONS = 5  # as many as the release has; more have speakers that are variations of theirs
 USABLE = 0.8  # share of turns in the four classes; the others are what every reader leaves out
 EXPRESSIVE = {"F": (1.0, 1.1, 0.93, 1.05, 0.9), "M": (0.9, 1.02, 1.08, 0.95, 1.05)}  # by session: how far displays go
 # IEMOCAP's turn lengths in seconds at these percentiles (5 531 turns of four classes).
@@ -55,7 +57,7 @@ class Dialogue:
 
     @property
     def session(self) -> int:
-        return int(self.name[4])
+        return int(self.name[3:5])
 
     @property
     def speakers(self) -> tuple[str, str]:
@@ -63,10 +65,19 @@ class Dialogue:
         return left, left[:5] + ("M" if left[5] == "F" else "F")
 
 
-def plan(seed: int, turns_per_session: int) -> list[Dialogue]:
+def cast(seed: int, speaker: str) -> tuple[Look, Voice, float]:
+    """Return a speaker's look and voice, and how far the displays go: written out for five sessions, varied after."""
+    session, sex = int(speaker[3:5]), speaker[5]
+    if session <= SESSIONS:
+        return LOOKS[speaker], VOICES[speaker], EXPRESSIVE[sex][session - 1]
+    rng = np.random.default_rng([seed, 0, session, "FM".index(sex)])
+    return *varied(rng, sex, session - 1), rng.uniform(0.9, 1.1)
+
+
+def plan(seed: int, turns_per_session: int, sessions: int = SESSIONS) -> list[Dialogue]:
     """Return all dialogues of the corpus, labels dealt in the priors' proportions within each session."""
     dialogues = []
-    for session in range(1, 6):
+    for session in range(1, sessions + 1):
         rng = np.random.default_rng([seed, session])
         names = _NAMES.get(session, _REGULAR)[: int(np.clip(turns_per_session // 15, 2, 5))]
         labels = _deal_labels(rng, turns_per_session)
@@ -74,7 +85,7 @@ def plan(seed: int, turns_per_session: int) -> list[Dialogue]:
         percent = 100 * (rng.permutation(turns_per_session) + rng.random(turns_per_session)) / turns_per_session
         lengths = _SHORTEST + _SHRINK * (np.interp(percent, _PERCENT, _LENGTHS) - _LENGTHS[0])
         for index, rows in enumerate(np.array_split(np.arange(turns_per_session), len(names))):
-            dialogue = Dialogue(f"Ses0{session}{names[index]}", (seed, session, index))
+            dialogue = Dialogue(f"Ses{session:02}{names[index]}", (seed, session, index))
             dialogue.turns.extend(_turns(rng, dialogue, [labels[i] for i in rows], lengths[rows]))
             dialogues.append(dialogue)
     return dialogues
@@ -117,14 +128,16 @@ def _write_dialogue(job: tuple[Path, Dialogue]) -> list[dict]:
     base = root / f"Session{dialogue.session}"
     seconds = max(turn.end for turn in dialogue.turns) + 0.6
     samples, frames = round(seconds * RATE), int(seconds * FPS)
+    known = {speaker: cast(dialogue.seed[0], speaker) for speaker in dialogue.speakers}
     times = np.arange(frames) / float(FPS)
     voices = {s: np.zeros(samples, np.float32) for s in dialogue.speakers}
     mouths = {s: np.zeros((samples // HOP + 2, 2), np.float32) for s in dialogue.speakers}
     parts = {s: [] for s in dialogue.speakers}
     for turn in dialogue.turns:
-        reach = turn.intensity * EXPRESSIVE[turn.speaker[5]][dialogue.session - 1]
+        _, own_voice, expressive = known[turn.speaker]
+        reach = turn.intensity * expressive
         (a1, v1), (a2, v2) = (np.array(d) * reach + rng.normal(0, 0.07, 2) for d in (turn.audio, turn.video))
-        voice, mouth = speak(rng, VOICES[turn.speaker], seconds=turn.end - turn.start, arousal=a1, valence=v1)
+        voice, mouth = speak(rng, own_voice, seconds=turn.end - turn.start, arousal=a1, valence=v1)
         first, step = round(turn.start * RATE), round(turn.start * RATE / HOP)
         voices[turn.speaker][first : first + len(voice)] = voice
         mouths[turn.speaker][step : step + len(mouth)] = mouth
@@ -146,7 +159,9 @@ def _write_dialogue(job: tuple[Path, Dialogue]) -> list[dict]:
         boxes.append({"dialogue": dialogue.name, "side": side, "x": 0, "y": 0, "width": 0, "height": 0})
     path = base / "dialog/avi/DivX" / f"{dialogue.name}.avi"
     path.parent.mkdir(parents=True, exist_ok=True)
-    drawn = _encode(path, _pictures(dialogue, played, boxes), sixteen_bit(sum(voices.values()) + room))
+    drawn = _encode(
+        path, _pictures([look for look, *_ in known.values()], played, boxes), sixteen_bit(sum(voices.values()) + room)
+    )
     assert drawn == frames, (dialogue.name, drawn, frames)
     _write_texts(rng, base, dialogue)
     return boxes
@@ -161,9 +176,9 @@ def _redrawn(frames: int, part: list[tuple]) -> np.ndarray:
     return marks
 
 
-def _pictures(dialogue: Dialogue, played: list[tuple], boxes: list[dict]):
+def _pictures(looks: list[Look], played: list[tuple], boxes: list[dict]):
     """Yield the 720x480 pictures (480, 720, 3), the same object while nothing moves, and fill in `boxes`."""
-    portraits = [Portrait(LOOKS[speaker]) for speaker in dialogue.speakers]
+    portraits = [Portrait(look) for look in looks]
     canvas = np.zeros((480, 720, 3), np.uint8)
     heads = [np.array([1e9, 1e9, -1e9, -1e9]) for _ in portraits]
     for n in range(len(played[0][0])):
@@ -248,10 +263,12 @@ def _write_texts(rng: np.random.Generator, base: Path, dialogue: Dialogue) -> No
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_corpus(root: Path, *, seed: int = 1, turns_per_session: int = 90, workers: int = 2) -> dict:
+def write_corpus(
+    root: Path, *, seed: int = 1, turns_per_session: int = 90, sessions: int = SESSIONS, workers: int = 2
+) -> dict:
     """Write the demo corpus to `root`, unless it is there already, and return its card.
 
-    The files appear all at once when everything is written; they depend on `seed` and `turns_per_session`
+    The files appear all at once when everything is written; they depend on `seed`, `turns_per_session` and `sessions`
     only. Raises ValueError below 8 turns a session (no room for all four classes and two dialogues),
     FileExistsError if `root` holds something else.
     """
@@ -262,9 +279,11 @@ def write_corpus(root: Path, *, seed: int = 1, turns_per_session: int = 90, work
         "version": VERSION,
         "parameters": {"seed": seed, "turns_per_session": turns_per_session},
     }
+    if sessions != SESSIONS:  # corpora of before there was this key stay what they are
+        identity["parameters"]["sessions"] = sessions
 
     def write(part: Path) -> dict:
-        dialogues = plan(seed, turns_per_session)
+        dialogues = plan(seed, turns_per_session, sessions)
         boxes = [row for rows in in_processes(_write_dialogue, part, dialogues, workers) for row in rows]
         return _write_tables(part, dialogues, boxes, identity)
 
@@ -285,7 +304,8 @@ def _write_tables(part: Path, dialogues: list[Dialogue], boxes: list[dict], iden
         "seconds": round(sum(t.end - t.start for t in turns), 2),
         "labels": dict(sorted(Counter(labels).items())),
         "labels_by_session": {
-            k: dict(sorted(Counter(t.label for t in turns if t.speaker[4] == k).items())) for k in "12345"
+            str(k): dict(sorted(Counter(t.label for t in turns if int(t.speaker[3:5]) == k).items()))
+            for k in sorted({d.session for d in dialogues})
         },
         "priors": PRIORS,
         "ceilings": {name: round(value, 6) for name, value in ceilings().items()},

@@ -16,10 +16,11 @@ from scipy.signal import resample_poly
 
 from foalkit import UserError
 from foalkit.puppets.acting import perform
+from foalkit.puppets.casting import varied
 from foalkit.puppets.displays import Turn, ceilings, display_row, display_tables, draw_display
 from foalkit.puppets.faces import Portrait
-from foalkit.puppets.looks import LOOKS, Look
-from foalkit.puppets.voices import HOP, VOICES, Voice, speak
+from foalkit.puppets.looks import Look
+from foalkit.puppets.voices import HOP, Voice, speak
 from foalkit.puppets.voices import RATE as VOICE_RATE
 from foalkit.puppets.writing import FPS, LICENCE, in_processes, write_card, write_csv, write_once, write_wav
 
@@ -69,41 +70,9 @@ def plan(seed: int, takes_per_actor: int, actors: int) -> list[Turn]:
 def cast(seed: int, actor: int) -> tuple[Look, Voice]:
     """Return an actor's look and voice: those of one of the five men (odd) or women (even), varied."""
     rng = np.random.default_rng([seed, 0, actor])
-    names = [name for name in LOOKS if name[5] == "FM"[actor % 2]]
-    styles = sorted({LOOKS[name].style for name in names})
-    turn, base = divmod(actor // 2 + actor % 2, 5)  # the n-th of each sex; no two share speaker and style
-    look, voice = LOOKS[names[base]], VOICES[names[base]]
-    look = replace(
-        look,
-        skin=_tinted(look.skin, rng.uniform(0.9, 1.02), light=STUDIO),
-        hair=_tinted(look.hair, rng.uniform(0.75, 1.25)),
-        cloth=_tinted("#2e2e33", rng.uniform(0.7, 1.3)),
-        wall="#ebecec",
-        style=styles[(base + turn) % len(styles)],
-        width=look.width + rng.normal(0, 0.02),
-        jaw=look.jaw + rng.normal(0, 0.03),
-        eyes=look.eyes + rng.normal(0, 0.03),
-        brows=look.brows * rng.uniform(0.9, 1.15),
-        beard=actor % 2 == 1 and rng.random() < 0.35,
-        glasses=rng.random() < 0.2,
-        collar="round",
-        temples=True,
-    )
-    voice = Voice(
-        f0=voice.f0 * 2 ** (rng.normal(0, 0.8) / 12),
-        tract=voice.tract * rng.normal(1, 0.012),
-        tempo=voice.tempo * rng.normal(1, 0.03),
-        tilt=voice.tilt + rng.normal(0, 0.2),
-    )
-    return look, voice
-
-
-def _tinted(colour: str, factor: float, light: float = 1.0) -> str:
-    """Scale a colour's channels by `factor`, and its luminance Y by the power `light` (below 1: brighter)."""
-    channels = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)])
-    luminance = (channels * (0.299, 0.587, 0.114)).sum() / 255
-    channels = channels * factor * luminance ** (light - 1)
-    return "#" + "".join(f"{int(c):02x}" for c in channels.clip(0, 255))
+    nth = actor // 2 + actor % 2  # of each sex
+    look, voice = varied(rng, "FM"[actor % 2], nth, light=STUDIO, cloth="#2e2e33")
+    return replace(look, wall="#ebecec", collar="round", temples=True), voice
 
 
 # ---- one take: sound, picture, three files -------------------------------------------------------

@@ -414,6 +414,8 @@ def test_files_that_ask_for_the_same_features_name_one_store():
         assert other.corpus_folder == demo.corpus_folder
     for change in ("clip.seconds=1", "features.audio.bands=9", "corpus.generate.seed=2"):
         assert params.load("demo", change).store_name("audio") != names["audio"], change
+    assert params.load("demo", "corpus.generate.sessions=5").store_name("audio") == names["audio"]
+    assert params.load("demo", "corpus.generate.sessions=6").store_name("audio") != names["audio"]
     frozen, tuned = params.load("iemocap-frozen"), params.load("iemocap")
     assert frozen.store_name("video") == tuned.store_name("video")
     assert frozen.store_name("audio") != tuned.store_name("audio")

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from foalkit.corpora import iemocap
 from foalkit.puppets import displays, writing
 from foalkit.puppets import iemocap as puppets
 from foalkit.puppets.acting import CONTROLS, expression, perform
@@ -292,6 +293,23 @@ def test_same_bytes_whatever_the_number_of_workers(corpus, tmp_path, monkeypatch
 
 def test_another_seed_is_another_corpus():
     assert puppets.plan(2, TURNS) == puppets.plan(2, TURNS) != puppets.plan(1, TURNS)
+
+
+def test_more_sessions_leave_the_first_five_and_have_speakers_of_their_own(tmp_path):
+    plan = puppets.plan(1, TURNS, 12)
+    assert plan[: len(puppets.plan(1, TURNS))] == puppets.plan(1, TURNS)
+    speakers = sorted({s for dialogue in plan for s in dialogue.speakers})
+    assert speakers == [f"Ses{k:02}{sex}" for k in range(1, 13) for sex in "FM"]
+    made = [puppets.cast(1, speaker) for speaker in speakers]
+    assert made[0] == (LOOKS["Ses01F"], VOICES["Ses01F"], 1.0) and made == [puppets.cast(1, s) for s in speakers]
+    assert len({look.skin + look.hair + look.style for look, *_ in made}) == 24
+    assert len({voice.f0 for _, voice, _ in made}) == 24 and puppets.cast(2, "Ses09M") != puppets.cast(1, "Ses09M")
+    assert all(bool(look.beard) <= (s[5] == "M") for s, (look, *_) in zip(speakers, made, strict=True))
+    for dialogue in plan[-2:]:  # a session of two digits, as its reader finds it
+        puppets._write_dialogue((tmp_path, dialogue))
+    rows, left_out = iemocap.read(tmp_path)
+    assert len(rows) == sum(len(d.turns) for d in plan[-2:]) and not left_out
+    assert {(r["session"], r["speaker"]) for r in rows} == {("Ses12", "Ses12F"), ("Ses12", "Ses12M")}
 
 
 def test_the_card_tells_what_was_written(corpus, turns):

@@ -31,7 +31,7 @@ from foalkit.results.tables import (
     strata_table,
 )
 from foalkit.results.terms import pooled, sentence, terms_table
-from foalkit.results.variants import PRINTED_ON, SYSTEMS, VariantResult, shown_rows
+from foalkit.results.variants import PRINTED_ON, SYSTEMS, VariantResult, interval_words, shown_rows
 
 # figures that the notebooks draw into outputs/<params>/figures/: name and caption
 DRAWN_BEFORE = {
@@ -97,6 +97,8 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         seeds=len(params.seeds),
         speakers=max(r.pooled["speaker"].nunique() for r in results),
         coverage=scoring.COVERAGE,
+        few_speakers=scoring.FEW_SPEAKERS,
+        interval_from=scoring.INTERVAL_FROM,
         few=FEW,
         published={tag: _published_group(t) for tag, t in published_tables(params, rows).items()},
         why_apart=why_apart(params),
@@ -279,11 +281,11 @@ def _headline(params: Params, results: list[VariantResult], rows: pd.DataFrame, 
     best = shown[0].row["variant"] if shown else None
     if best in published.index:
         p = published.loc[best]
-        note = f"epoch chosen on the test fold, [{p['ua_low']:.1%}, {p['ua_high']:.1%}]"
+        note = f"epoch chosen on the test fold, {interval_words(p)}"
         card(f"{p['ua_pooled']:.1%}", f"UA of {best}, protocol as published", note)
     if best is not None:
         h = honest.loc[best]
-        note = f"epoch chosen on validation, [{h['ua_low']:.1%}, {h['ua_high']:.1%}]"
+        note = f"epoch chosen on validation, {interval_words(h)}"
         card(f"{h['ua_pooled']:.1%}", f"UA of {best} that can be trusted", note)
         if best in published.index:
             gap = 100 * (published.loc[best, "ua_pooled"] - h["ua_pooled"])

@@ -8,6 +8,7 @@ import pandas as pd
 
 BOOTSTRAPS = 99_999  # at 10 speakers an interval's end then moves by 0.07 points (sd) with the draws' seed, not by 0.4
 INTERVAL_FROM = 4  # speakers: below, no interval is given; of two, half of the simulated ones miss the truth
+FEW_SPEAKERS = 6  # below, their number stands beside the interval, which is too narrow
 COVERAGE = {
     4: (88, 91),
     6: (92, 94),

@@ -11,7 +11,7 @@ from foalkit.params import Params
 from foalkit.params.load import corpus_place, read_ledger
 from foalkit.results import scoring
 from foalkit.results.published import why_apart
-from foalkit.results.terms import acts
+from foalkit.results.terms import never_acts
 from foalkit.results.variants import PLAIN, PRINTED_ON, SYSTEMS, VariantResult, paired, read_absent, shown_rows
 
 FEW = 20  # utterances: a stratum of fewer says little
@@ -45,7 +45,7 @@ def ablation_rows(params: Params, results: list[VariantResult]) -> pd.DataFrame:
         if params.variants[result.row["variant"]].ledger:
             continue
         method, ua, wa = _printed(params, result.row["variant"])
-        idle = " and ".join(n.upper() for n in ("avel", "mem") if acts(result.runs, n).startswith("no"))
+        idle = " and ".join(n.upper() for n in ("avel", "mem") if never_acts(result.runs, n))
         rows.append({**result.row, "method": method, "ua_printed": ua, "wa_printed": wa, "idle": idle})
     return pd.DataFrame(rows)
 
@@ -69,7 +69,8 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
     apart, folds = np.abs(means - pooled).max() >= 5e-5, rows["folds"].nunique() > 1  # as far as printed
     corpus, lines = "" if why_apart(params) else params.corpus.printed[0], []
     for r in rows.to_dict("records"):
-        scores = {m.upper(): with_interval(*(r[f"{m}_{k}"] for k in ("pooled", "low", "high"))) for m in METRICS}
+        few = f" ({r['speakers']} speakers)" if r["speakers"] < scoring.FEW_SPEAKERS else ""
+        scores = {m.upper(): with_interval(*(r[f"{m}_{k}"] for k in ("pooled", "low", "high"))) + few for m in METRICS}
         beside = r["protocol"] == "published" and r["variant"] in honest
         sd = f"{r['seeds']}: ± {percent(r['ua_seed_sd'])} / {percent(r['wa_seed_sd'])}"
         of_paper = r["method"] and PRINTED_ON[params.variants[r["variant"]].network] == corpus

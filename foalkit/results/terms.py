@@ -102,12 +102,14 @@ def terms_table(results: list[VariantResult]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def never_acts(runs: list[dict], name: str) -> bool:
+    """Whether a term cannot act (`cannot_act`) in any of some runs; False where a record does not tell."""
+    return all(cannot_act(r.get("reach", {}), name) for r in runs)
+
+
 def acts(runs: list[dict], name: str) -> str:
     """Whether a term's gradient reaches weights that the answer depends on, in words; "–" where no record tells."""
-    known = [r["reach"] for r in runs if name in r.get("reach", {})]
-    if not known:
-        return "–"
-    if all(cannot_act(r, name) for r in known):
+    if never_acts(runs, name):
         return f"no: {name.upper()} cannot act here"
-    reach = known[0][name]
-    return f"by {reach['of_classifier']:,} of its {reach['weights']:,} weights"
+    known = [r["reach"][name] for r in runs if name in r.get("reach", {})]
+    return f"by {known[0]['of_classifier']:,} of its {known[0]['weights']:,} weights" if known else "–"

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,9 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
         "folds": len(params.fold_numbers(protocol)),
         "seeds": len(params.seeds),
         "utterances": pooled["utterance"].nunique(),
+        "speakers": pooled["speaker"].nunique(),
         **row,
+        "ua_validation": _validation_ua(runs) if rule == "validation" else None,
         "ua_last": means.loc["last", "ua"],
         "ua_test": means.loc["test", "ua"],
         "peeking": means.loc["test", "ua"] - means.loc[scoring.FAIR[protocol], "ua"],
@@ -86,6 +89,20 @@ def variant_result(params: Params, protocol: str, variant: str) -> VariantResult
         "seconds": sum(r["seconds"] for r in runs),
     }
     return VariantResult(row, folds, pd.concat(epochs, ignore_index=True), pooled, runs)
+
+
+def interval_words(row: dict, metric: str = "ua") -> str:
+    """A row's interval as "[58.0%, 68.9%]"; with the speakers where they are few; words where they are too few."""
+    if row["speakers"] < scoring.INTERVAL_FROM:
+        return f"no interval of {row['speakers']} speakers"
+    few = f" ({row['speakers']} speakers)" if row["speakers"] < scoring.FEW_SPEAKERS else ""
+    return f"[{row[f'{metric}_low']:.1%}, {row[f'{metric}_high']:.1%}]{few}"
+
+
+def _validation_ua(runs: list[dict]) -> float:
+    """The mean UA on the validation sides, at the epochs chosen there: what rows and settings may be chosen by."""
+    chosen = ((r["history"], r["scores"]["validation"]["epoch"]) for r in runs)
+    return fmean(next(h["validation_ua"] for h in history if h["epoch"] == epoch) for history, epoch in chosen)
 
 
 def run_answers(run: dict, test: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from foalkit.files import read_mapping
 from foalkit.params.load import read_claims
 from foalkit.report import page as report
 from foalkit.report.check import check
-from foalkit.results import claims, comparison, records, scoring
+from foalkit.results import claims, comparison, records, scoring, terms
 from foalkit.results import variants as report_results
 
 # made-up runs under a folder of their own
@@ -317,11 +317,11 @@ def test_whether_the_terms_were_learned_in_words():
 def test_a_term_cannot_act_where_it_reaches_nothing_in_any_run():
     none, much = ({"avel": {"weights": 9, "of_classifier": n}, "mem": {"of_classifier": 4}} for n in (0, 4))
     frozen = runs(["learned"] * 2, ["not"] * 2, reach=none)
-    assert claims.cannot_act(frozen, "avel") and not claims.cannot_act(frozen, "mem")
+    assert terms.never_acts(frozen, "avel") and not terms.never_acts(frozen, "mem")
     said = "AVEL cannot act here: no weight is shared; MEM not learned"
     assert claims.term_words(frozen, ["avel", "mem"]) == said
     mixed = [frozen[0], *runs(["learned"], ["not"], reach=much)]
-    assert not claims.cannot_act(mixed, "avel") and not claims.cannot_act(runs(["not"], ["not"]), "avel")
+    assert not terms.never_acts(mixed, "avel") and not terms.never_acts(runs(["not"], ["not"]), "avel")
 
 
 def test_both_terms_together_are_tested_while_one_can_act(claimed):
@@ -364,7 +364,7 @@ def test_the_report_opens_with_the_verdicts(claimed):
     text = printed(claimed).read_text()
     assert re.search(r"<h2[^>]*>", text)[0] == '<h2 id="claims">'
     assert text.index('<h2 id="claims">') < text.index('class="cards"')
-    assert '<nav><a href="#claims">Claims</a>' in text
+    assert '<nav aria-label="Sections"><a href="#claims">Claims</a>' in text
     section = text.split('<h2 id="claims">')[1].split("<h2")[0]
     table = table_of(claimed)
     for line in table.to_dict("records"):

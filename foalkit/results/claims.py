@@ -12,6 +12,7 @@ from foalkit.params.rows import Claim
 from foalkit.results import scoring
 from foalkit.results.comparison import Compared, compare
 from foalkit.results.tables import METRICS, percent, with_interval
+from foalkit.results.terms import cannot_act
 from foalkit.results.variants import VariantResult, paired
 
 VERDICTS = ("supported", "contradicted", "not distinguishable", "not testable here")
@@ -44,7 +45,7 @@ def _judged(claim: Claim, rows: dict[str, VariantResult]) -> Judged:
     other = max(others, key=_validation_ua) if len(others) > 1 else others[0]
     found = compare(*paired(row, other, "fold", "seed"), METRICS[claim.metric])
     verdict = VERDICTS[0] if found.low > 0 else VERDICTS[1] if found.high < 0 else VERDICTS[2]
-    if claim.terms and all(cannot_act(row.runs, term) for term in claim.terms):
+    if claim.terms and all(_idle(row.runs, term) for term in claim.terms):
         verdict = VERDICTS[3]
     return Judged(claim, other.row["variant"], found, term_words(row.runs, claim.terms), verdict)
 
@@ -53,12 +54,6 @@ def _validation_ua(result: VariantResult) -> float:
     """The mean UA of a row's runs on their validation sides, at the epochs chosen there."""
     chosen = ((r["history"], r["scores"]["validation"]["epoch"]) for r in result.runs)
     return fmean(next(h["validation_ua"] for h in history if h["epoch"] == epoch) for history, epoch in chosen)
-
-
-def cannot_act(runs: list[dict], term: str) -> bool:
-    """Whether in all runs the term's gradient reaches no weight that the classifier reads (records' `reach`)."""
-    reached = [r.get("reach", {}).get(term) for r in runs]
-    return all(r is not None and not r["of_classifier"] for r in reached)
 
 
 def term_words(runs: list[dict], terms: list[str]) -> str:
@@ -70,7 +65,7 @@ def term_words(runs: list[dict], terms: list[str]) -> str:
     for term in terms:
         verdicts = [r.get("terms", {}).get(term, {}).get("verdict") for r in runs]
         count, name = Counter(verdicts), term.upper()
-        if cannot_act(runs, term):
+        if _idle(runs, term):
             said.append(f"{name} cannot act here: no weight is shared")
         elif None in verdicts:
             said.append(f"{name}: not recorded")
@@ -80,6 +75,11 @@ def term_words(runs: list[dict], terms: list[str]) -> str:
             partly = f", partly in {count['partly']}" if count["partly"] else ""
             said.append(f"{name} learned in {count['learned']} of {len(runs)} runs{partly}")
     return "; ".join(said)
+
+
+def _idle(runs: list[dict], term: str) -> bool:
+    """Whether the term cannot act in any of the runs (their records' `reach`)."""
+    return all(cannot_act(r.get("reach", {}), term) for r in runs)
 
 
 def claims_table(judged: list[Judged]) -> pd.DataFrame:

@@ -36,6 +36,8 @@ def settings(params: Params, *sections: str, variant: str | None = None):
         network = params.variants[variant].network
         sections = ("cfn_sr", "training") if network == "cfn-sr" else ("model", "loss", "training")
     table = pd.DataFrame(keys.settings(params, *sections, variant=variant)).set_index("setting")
+    silent = [c for c in ("paper", "released code") if not table[c].any()]
+    table = table.drop(columns=silent)
     left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
     shown = table.style.set_uuid("settings").format(escape="html").format_index(escape="html")
     changed = shown.apply(lambda row: ["font-weight: bold" if row["changed by"] else ""] * len(row), axis=1)

@@ -16,7 +16,7 @@ from foalkit.params.encoders import Kind
 from foalkit.report.explore import Opened
 from foalkit.report.figures import AUDIO, INK
 
-FRAMES = 7  # pictures beside the film's axis
+FRAMES = 6  # pictures beside the film's axis at most: more would lie on each other
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _film(ax, seen: Looks, root: Path, stream: str) -> None:
     crop = None if turn["crop"] is None else tuple(turn["crop"])
     first, last = (turn["start"] + t for t in (times[0], times[-1]))
     frames = media.read_frames(root / turn["video"], first, last + 1e-3, size=96, crop=crop)
-    for i in np.unique(np.linspace(0, len(times) - 1, FRAMES).round().astype(int)):
-        frame = frames[round(i / max(len(times) - 1, 1) * (len(frames) - 1))]
-        box = OffsetImage(frame, zoom=0.42)
-        ax.add_artist(AnnotationBbox(box, (0.5, times[i]), xycoords=("axes fraction", "data"), frameon=False))
+    for t in np.linspace(times[0], times[-1], min(FRAMES, len(times))):
+        place = (t - times[0]) / max(times[-1] - times[0], 1e-9)
+        box = OffsetImage(frames[round(place * (len(frames) - 1))], zoom=0.38)
+        ax.add_artist(AnnotationBbox(box, (0.5, t), xycoords=("axes fraction", "data"), frameon=False))

@@ -288,17 +288,17 @@ def fold_points(scores: pd.DataFrame) -> Figure:
     """UA and WA on each fold's test side (columns fold, seed, ua, wa), one point a seed, the mean as a line."""
     figure = Figure(figsize=(6.5, 2.6), layout="constrained")
     for ax, metric in zip(figure.subplots(1, 2, sharey=True), ("ua", "wa"), strict=True):
-        ax.scatter(scores["fold"], scores[metric], color=FUSED, s=45, alpha=0.8, lw=0)
-        ax.axhline(scores[metric].mean(), color=INK, lw=1, ls="--")
-        ax.text(
-            0.99,
-            scores[metric].mean(),
-            f" mean {scores[metric].mean():.1%}",
+        mean = scores[metric].mean()
+        ax.scatter(scores["fold"], scores[metric], color=FUSED, s=45, alpha=0.8, lw=0, zorder=3)
+        ax.axhline(mean, color=INK, lw=1, ls="--")
+        ax.annotate(
+            f"mean\n{mean:.1%}",
+            (1.02, mean),
+            xycoords=ax.get_yaxis_transform(),
             fontsize=7,
             color=INK,
-            va="bottom",
-            ha="right",
-            transform=ax.get_yaxis_transform(),
+            va="center",
+            annotation_clip=False,
         )
         plain(ax, metric.upper())
         ax.set_xlabel("fold (test side)")

@@ -1,6 +1,7 @@
 """The notebooks: committed form, headless runs from two directories, determinism by nbval, and the grid."""
 
 import ast
+import base64
 import json
 import os
 import re
@@ -12,17 +13,23 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import refused
+from papermill.cli import papermill as papermill_cli
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from foalkit import ROOT, params
+from foalkit.corpora import manifest
 from foalkit.features.data import prepare
-from foalkit.results import records
+from foalkit.report import browse, explore
+from foalkit.results import records, variants
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STEPS = [file for file in NOTEBOOKS if not file.name.startswith("00")]
 BESIDE = set((ROOT / "notebooks").iterdir())  # nothing is left there when they run
 BIN = Path(sys.executable).parent
 ENV = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -79,11 +86,27 @@ def executed(tiny_file, tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def again(executed, tmp_path_factory):
-    """The executed notebooks executed again by nbval in another directory, 02 with its training; what nbval said."""
-    folder = tmp_path_factory.mktemp("again")
-    files = [shutil.copy(file, folder) for file in sorted(executed.glob("*.ipynb"))]
-    call = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider"]
+def elsewhere(executed, tiny_file, tmp_path_factory) -> tuple[Path, Path]:
+    """The executed notebooks in another folder, and the params file and outputs that they name now: at another path."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    data = yaml.safe_load(tiny_file.read_text())
+    outputs = shutil.copytree(Path(data["outputs"]).parent, folder / "moved") / Path(data["outputs"]).name
+    (outputs / "params.json").unlink()  # it names the other params file
+    moved = folder / tiny_file.name
+    moved.write_text(yaml.safe_dump(data | {"outputs": str(outputs)}))
+    for file in sorted(executed.glob("*.ipynb")):
+        text = file.read_text(encoding="utf-8")
+        assert json.dumps(str(tiny_file)).strip('"') in text
+        (folder / file.name).write_text(text.replace(str(tiny_file), str(moved)), encoding="utf-8")
+    return folder, moved
+
+
+@pytest.fixture(scope="module")
+def again(elsewhere):
+    """The executed notebooks executed again by nbval, which compares all that they show, 02 with its training."""
+    folder, _ = elsewhere
+    files = sorted(folder.glob("*.ipynb"))
+    call = [sys.executable, "-m", "pytest", "--nbval", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider"]
     both = [  # 01 has nothing to do with the others' runs
         subprocess.Popen([*call, *some], cwd=folder, env=ENV, stdout=subprocess.PIPE, text=True)
         for some in (files[:1], files[1:])
@@ -122,11 +145,38 @@ def test_parameters_cells_hold_literals_that_papermill_can_see(file):
 
     notebook = nbformat.read(file, as_version=4)
     (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    names = {}
-    for node in ast.parse(cell.source).body:
-        names[node.targets[0].id] = ast.literal_eval(node.value)
-    assert set(inspect_notebook(str(file))) == set(names)
+    names = {node.target.id: ast.literal_eval(node.value) for node in ast.parse(cell.source).body}  # x: type = literal
+    found = inspect_notebook(str(file))
+    assert set(found) == set(names)
+    assert {n: p["inferred_type_name"] for n, p in found.items()} == {n: type(v).__name__ for n, v in names.items()}
     assert names["params"] == "demo" and names["overrides"] == ""
+
+
+def test_papermill_tells_every_parameters_type():
+    said = CliRunner().invoke(papermill_cli, ["--help-notebook", str(ROOT / "notebooks" / "02_train.ipynb")]).output
+    for words in ('params: str (default "demo")', "fold: int (default 1)", "retrain: bool (default False)"):
+        assert words in said, said
+
+
+@pytest.mark.parametrize("file", STEPS, ids=lambda f: f.stem)
+def test_a_step_says_its_words_what_to_see_and_what_to_try(file):
+    cells = nbformat.read(file, as_version=4).cells
+    prose = [c.source for c in cells if c.cell_type == "markdown"]
+    assert any("**You should see**" in text for text in prose)
+    assert prose[-1].startswith("## Try next")
+    for word in ("UA", "WA", "honest", "AVEL", "MEM"):  # linked where it is said first
+        first = next((text for text in prose if re.search(rf"\b{word}\b", text)), None)
+        assert first is None or f"[{word}](../docs/glossary.md#" in first, word
+
+
+@pytest.mark.parametrize("file", STEPS, ids=lambda f: f.stem)
+def test_a_picture_stands_above_every_widget(file):
+    cells = [c for c in nbformat.read(file, as_version=4).cells if c.cell_type == "code"]
+    widgets = [i for i, c in enumerate(cells) if c.source.startswith("browse.")]
+    assert len(widgets) == {"01": 1, "03": 1, "05": 2}.get(file.stem[:2], 0)
+    for i in widgets:
+        assert "nbval-ignore-output" in cells[i].metadata["tags"]
+        assert any("figures.show" in c.source for c in cells[:i])
 
 
 # ---- as run ---------------------------------------------------------------------------------------
@@ -151,24 +201,142 @@ def test_every_picture_has_an_alternative_text(executed):
     assert pictures >= 10
 
 
-def test_nbval_finds_the_same_outputs_again(executed, again):
+def test_nbval_finds_the_same_outputs_again_at_another_path(executed, again):
     for process, said in again:
         assert process.returncode == 0 and " passed" in said, said[-3000:]
-    checked = sum(
-        "nbval-check-output" in c.metadata.get("tags", [])
-        for f in executed.glob("*.ipynb")
-        for c in nbformat.read(f, as_version=4).cells
-    )
-    assert checked >= 12
+    cells = [c for f in executed.glob("*.ipynb") for c in nbformat.read(f, as_version=4).cells if c.get("outputs")]
+    ignored = [c for c in cells if "nbval-ignore-output" in c.metadata.get("tags", [])]
+    assert len(ignored) <= 10 and len(cells) - len(ignored) >= 60  # all the others were compared
 
 
-def test_the_same_run_from_two_directories_gives_the_same_bytes(executed, again, tiny):
-    folder = records.run_folder(tiny, "honest", "foal-net", 2, 0)
+def test_the_same_run_from_two_directories_gives_the_same_bytes(executed, again, elsewhere):
+    folder = records.run_folder(params.load(elsewhere[1]), "honest", "foal-net", 2, 0)
     first, second = ((f / "record.json").stat().st_mtime_ns for f in (executed / "run", folder))
-    assert second > first  # trained again, from nbval's directory
+    assert second > first  # trained again, from nbval's directory into another
     for name in ("predictions.parquet", "weights.safetensors"):
         assert (folder / name).read_bytes() == (executed / "run" / name).read_bytes(), name
     assert set((ROOT / "notebooks").iterdir()) == BESIDE
+
+
+# ---- widgets, moved ---------------------------------------------------------------------------------
+
+
+def shown(html: str) -> bytes:
+    """The picture in a widget's HTML, which says what it shows."""
+    (alt,) = re.findall(r'<img alt="([^"]+)"', html)
+    (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    assert len(alt) > 10
+    return base64.b64decode(data)
+
+
+def moved(choice, look, value=None) -> tuple[bytes, bytes]:
+    """What `look` shows before and after a dropdown is moved, to another value or the last one."""
+    before = shown(look())
+    choice.value = choice.options[-1] if value is None else value
+    return before, shown(look())
+
+
+@pytest.fixture(scope="module")
+def root(tiny):
+    return manifest.corpus_root(tiny)
+
+
+@pytest.fixture(scope="module")
+def run(executed, tiny):
+    folder = records.run_folder(tiny, "honest", "foal-net", 2, 0)
+    return records.read_record(folder / "record.json") | {"folder": folder}
+
+
+def answered(run) -> pd.DataFrame:
+    """A run's chosen answers on its test side, by utterance."""
+    table = pd.read_parquet(run["folder"] / "predictions.parquet")
+    epoch = run["scores"][run["selection"]]["epoch"]
+    return table[(table["split"] == "test") & (table["epoch"] == epoch)].set_index("utterance")
+
+
+def logits(table) -> pd.DataFrame:
+    return table[[c for c in table if c.startswith("logit_")]]
+
+
+def test_every_utterance_can_be_seen_and_heard(data, root):
+    box = browse.Utterances(data.table, root)
+    assert list(box.choice.options) == data.table["utterance"].tolist()
+    heard = bytes(box.recording.sound.value)
+    before, after = moved(box.choice, lambda: box.recording.frames.value)
+    turn = data.table.iloc[-1]
+    assert before != after and heard != bytes(box.recording.sound.value) == (root / turn["audio"]).read_bytes()
+    assert turn["emotion"] in box.words.value and turn["speaker"] in box.words.value
+    box.choice.value = box.choice.options[0]
+    assert shown(box.recording.frames.value) == before
+
+
+def test_rows_folds_and_protocols_can_be_chosen(executed, tiny):
+    box = browse.Folds(tiny, variants.variant_result(tiny, "honest", "foal-net"))
+    assert list(box.protocol.options) == ["honest", "published"]
+    assert [value for _, value in box.row.options] == tiny.ablation["honest"]
+    before, after = moved(box.row, lambda: box.confusion.value, "audio")
+    assert before != after
+    before, after = moved(box.fold, lambda: box.confusion.value, "fold 2")
+    assert before != after
+    answers = answered(records.read_runs(tiny, "honest", "audio")[1])
+    found = logits(answers).to_numpy().argmax(1) == answers["true"]
+    recalls = [found[answers["true"] == c].mean() for c in range(4)]
+    assert f"UA {np.mean(recalls):.1%}, WA {found.mean():.1%};" in box.words.value
+    before, after = moved(box.protocol, lambda: box.confusion.value)
+    assert before != after and box.row.value == "foal-net" and box.fold.value == "fold 2"
+    assert box.chosen == 2 and [value for _, value in box.row.options] == ["foal-net"]
+
+
+def test_a_row_without_all_of_its_folds_is_not_offered(executed, tiny, tmp_path):
+    part = shutil.copytree(tiny.folder, tmp_path / "part")
+    p = tiny.model_copy(update={"outputs": str(part)})
+    result = variants.variant_result(p, "honest", "foal-net")
+    records.run_folder(p, "honest", "video", 3, 0).joinpath("record.json").unlink()
+    offered = [value for _, value in browse.Folds(p, result).row.options]
+    assert offered == [v for v in tiny.ablation["honest"] if v != "video"]
+
+
+def test_the_button_goes_from_one_wrong_answer_to_the_next(tiny, run, data, root):
+    box = browse.Answers(tiny, run, data.table, root)
+    table = answered(run)
+    order = table.index.tolist()
+    wrong = [u for u in order if logits(table).loc[u].to_numpy().argmax() != table.loc[u, "true"]]
+    assert 1 < len(wrong) < len(order) and list(box.utterance.options) == order
+    for utterance in [*wrong[order[0] == wrong[0] :], wrong[0]]:  # once round
+        before = shown(box.answer.value)
+        box.next_wrong.click()
+        assert box.utterance.value == utterance and shown(box.answer.value) != before
+        assert "the label is" in box.words.value and f"right about {len(order) - len(wrong)} of" in box.words.value
+        assert bytes(box.recording.sound.value) == (root / box.turns.loc[utterance, "audio"]).read_bytes()
+
+
+def test_any_run_that_is_there_can_be_looked_into(tiny, run, data, root):
+    box = browse.Answers(tiny, run, data.table, root)
+    assert (box.protocol.value, box.row.value, box.fold.value) == ("honest", "foal-net", "fold 2")
+    utterance = box.utterance.value
+    before, after = moved(box.row, lambda: box.answer.value, "video")
+    assert before != after and box.utterance.value == utterance  # the same one, by another row
+    before, after = moved(box.fold, lambda: box.answer.value)
+    folds = [f"fold {r['fold']}" for r in records.read_runs(tiny, "honest", "video")]
+    assert before != after and list(box.fold.options) == folds
+    assert list(box.utterance.options) == answered(box.chosen).index.tolist()
+    moved(box.protocol, lambda: box.answer.value)
+    assert box.chosen["protocol"] == "published" and box.row.value == "foal-net" and box.fold.value == folds[-1]
+    share = np.exp(logits(answered(box.chosen)).iloc[0].to_numpy())
+    said = [t.get_text() for t in browse.probabilities(answered(box.chosen).iloc[0], tiny.corpus.classes).axes[0].texts]
+    assert [float(t.split("%")[0]) for t in said] == pytest.approx(100 * share / share.sum(), abs=0.51)
+    assert [", the label" in t for t in said].index(True) == answered(box.chosen)["true"].iloc[0]
+
+
+def test_attention_can_be_seen_by_utterance_layer_and_head(tiny, run, root):
+    inside = explore.opened(tiny, run)
+    box = browse.Attention(inside, root)
+    seen = [shown(box.picture.value)]
+    for choice, value in ((box.utterance, None), (box.layer, 0), (box.head, 2), (box.head, None), (box.layer, 1)):
+        choice.value = inside.test[-1] if choice is box.utterance else value
+        seen.append(shown(box.picture.value))
+    assert len(set(seen)) == 5 and seen[1] == seen[5]
+    assert inside.test[-1] in box.picture.value
 
 
 def misspelt(tiny_file, tmp_path):

@@ -104,6 +104,8 @@ def picture(seen: Looks, root: Path, layer: int = -1, head: int | None = None) -
     across, down = seen.weights
     figure = Figure(figsize=(9.2, 4.8), layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(0.9, 4, 4), height_ratios=(0.8, 3.2))
+    which = range(len(seen.weights[across]))[layer] + 1
+    figure.suptitle(f"layer {which}, " + ("mean of the heads" if head is None else f"head {head + 1}"), fontsize=9)
     film = figure.add_subplot(grid[1, 0])
     maps = [figure.add_subplot(grid[1, i], sharey=film) for i in (1, 2)]
     image = _draw(maps, seen, layer, head)

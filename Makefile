@@ -28,7 +28,7 @@ define newline
 endef
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst $(newline),'$$'\n'',$(subst ','\'',$(1)))'
-.PHONY: help demo grid test test-machines test-slurm test-kills bench lab lint lock expected clean clean-features
+.PHONY: help demo grid test test-machines test-slurm test-kills test-browser bench lab lint lock expected clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ test-kills: $(BIN)/.installed  ## a small grid killed KILLS times at random mome
 test-slurm: $(BIN)/.installed $(BIN)/.slurm  ## the grid on a Slurm of one node, started and stopped by the test (needs slurm-wlm and munge)
 	@$(BIN)/python -m pytest tests/slurm.py
 
+test-browser: $(BIN)/.installed $(BIN)/.browser  ## the report and the notebooks in headless Chromium (CHROMIUM=path; apt-get install chromium): five minutes of computing
+	@$(BIN)/python -m pytest tests/browser.py
+
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
@@ -77,12 +80,18 @@ $(BIN)/.slurm: profiles/slurm/requirements.lock | $(BIN)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
 	@touch $@
 
+# 170 MB, most of it Playwright's own Node.js, for those who test in a browser
+$(BIN)/.browser: tests/browser.lock | $(BIN)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
 COMPILE := $(BIN)/python -m uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet
-lock:  ## resolve both locks anew for Linux and macOS, Python 3.11-3.13, without index addresses
+lock:  ## resolve all locks anew for Linux and macOS, Python 3.11-3.13, without index addresses
 	@$(BIN)/python -m uv --version || $(BIN)/python -m pip install uv
 	$(COMPILE) --all-extras --fork-strategy fewest pyproject.toml -o requirements.lock
 	echo uv | $(COMPILE) - -o requirements-uv.lock
 	$(COMPILE) --no-deps profiles/slurm/requirements.in -o profiles/slurm/requirements.lock
+	$(COMPILE) --no-deps tests/browser.in -o tests/browser.lock
 
 expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/expected/demo.json, the README's table and picture
 	@$(BIN)/python -m foalkit grid demo

@@ -290,7 +290,7 @@ def _headline(params: Params, results: list[VariantResult], rows: pd.DataFrame, 
         if best in published.index:
             gap = 100 * (published.loc[best, "ua_pooled"] - h["ua_pooled"])
             price = f"{100 * published.loc[best, 'peeking']:+.1f}"
-            note = f"more speakers to train on count in it too; the price of peeking, on the same runs, is {price}"
+            note = f"not the price of peeking ({price}, on the same runs): more speakers to train on count in it too"
             if params.never_tested("published"):
                 note += f"; over {published.loc[best, 'folds']} folds instead of {h['folds']}"
             card(f"{gap:+.1f} points", "published − honest", note)
@@ -356,7 +356,8 @@ def _html(table: pd.DataFrame, links: list[str] | None = None) -> str:
         return ""
     # no Styler: its ids are random, and the same records should give the same report
     text = table.fillna("–").apply(lambda c: c if c.name in (links or []) else c.astype(str).map(html.escape))
-    return text.rename(columns=html.escape).to_html(index=False, border=0, escape=False)
+    table = text.rename(columns=html.escape).to_html(index=False, border=0, escape=False)
+    return re.sub(r"(\[[+-]?[\d.]+), ", "\\1,\u00a0", table)  # where a cell must wrap, its interval stays whole
 
 
 def _template():

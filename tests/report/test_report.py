@@ -12,6 +12,7 @@ import made_up
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from made_up import CLASSES, answers, manifest, naive_recall, results, write_run
 
 from foalkit import UserError
@@ -103,6 +104,22 @@ def test_the_report_is_self_contained_and_its_links_lead_somewhere(p, grid):
         ledger = result.row["variant"].startswith("ledger-")  # there a difference is printed
         assert (f"{100 * result.row['ua_pooled']:.2f}" in text) != ledger
     assert "80.10" in text and "0.0625" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_table_is_a_named_region_for_the_keyboard_and_methods_are_folded(p, grid):
+    page = BeautifulSoup(report.write_report(p, results(p)).read_text(), "html.parser")
+    regions = [table.parent for table in page.find_all("table")]
+    assert len(regions) > 5 and all((r.get("role"), r.get("tabindex")) == ("region", "0") for r in regions)
+    names = [r["aria-label"] for r in regions]
+    assert all(names) and len(set(names)) == len(names)
+    for said in (
+        "from a bootstrap that resamples speakers",
+        "Student's t",
+        "exchange their answers speaker by speaker",
+    ):
+        (text,) = [t for t in page.find_all(string=True) if said in t]
+        assert text.find_parent("details").summary.get_text()
 
 
 def test_the_same_records_give_the_same_report(p, grid):
@@ -275,7 +292,8 @@ def test_a_missing_modality_stands_beside_the_other_one_alone(p, grid):
         100 * report_results.variant_result(p, "honest", "audio").row["ua_pooled"], abs=0.0051
     )
     text = report.write_report(p, results(p)).read_text()
-    assert line["picture only"] in text.split('<h2 id="missing">')[1].split("<h2")[0]
+    missing = text.split('<h2 id="missing">')[1].split("<h2")[0]
+    assert line["picture only"] in missing.replace("\u00a0", " ")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -234,15 +234,15 @@ def test_changed_cells_of_csv_tex_and_json_are_named(written):
     with (written.folder / "tables" / "ablation.csv").open() as file:
         value = list(csv.DictReader(file))[1]["ua_low"]
     change(written.folder / "tables" / "ablation.csv", value, "0.123")
-    change(written.folder / "tables" / "ablation.tex", "79.45", "79.54")
+    change(written.folder / "tables" / "peeking.tex", "80.10", "81.00")
     change(written.folder / "five_fold" / "honest-audio.json", '"epoch": 3', '"epoch": 4')
     (written.folder / "tables" / "ledger.csv").unlink()
     lines = sorted(check(written)[0])
     assert len(lines) == 4
     assert re.match(r"five_fold/honest-audio.json: folds \d+ epoch: printed '4', recomputed '3'", lines[0])
     assert lines[1].startswith("tables/ablation.csv: row 2, ua_low: printed '0.123', recomputed '0.")
-    assert lines[2].startswith("tables/ablation.tex: line") and "79.54" in lines[2] and "79.45" in lines[2]
-    assert lines[3] == "tables/ledger.csv: not there"
+    assert lines[2] == "tables/ledger.csv: not there"
+    assert lines[3].startswith("tables/peeking.tex: line") and "81.00" in lines[3] and "80.10" in lines[3]
 
 
 def spoil(p, fold):

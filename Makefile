@@ -68,7 +68,8 @@ bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--g
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)
 
 lab: $(BIN)/.installed  ## JupyterLab at the notebooks (LAB="--port 9000 --no-browser" for more of its options)
-	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(LAB) notebooks
+	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" != 0 ] || echo --allow-root) \
+		--ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB)
 
 lint: $(BIN)/.installed  ## ruff, and the order of the library's rooms
 	@$(BIN)/python -m ruff check .

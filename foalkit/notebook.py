@@ -36,12 +36,14 @@ def settings(params: Params, *sections: str, variant: str | None = None):
         network = params.variants[variant].network
         sections = ("cfn_sr", "training") if network == "cfn-sr" else ("model", "loss", "training")
     table = pd.DataFrame(keys.settings(params, *sections, variant=variant)).set_index("setting")
-    silent = [c for c in ("paper", "released code") if not table[c].any()]
-    table = table.drop(columns=silent)
-    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
+    table = table.drop(columns=[c for c in ("paper", "released code") if not table[c].any()])
+    table.index.name, table.columns.name = None, "setting"
+    changed = [["font-weight: bold" if by else ""] for by in table["changed by"]]
     shown = table.style.set_uuid("settings").format(escape="html").format_index(escape="html")
-    changed = shown.apply(lambda row: ["font-weight: bold" if row["changed by"] else ""] * len(row), axis=1)
-    return HTML(changed.set_table_styles(left).to_html())
+    shown = shown.apply(lambda _: pd.DataFrame(changed, table.index, ["value"]), axis=None, subset=["value"])
+    shown = shown.map_index(lambda _: "font-weight: normal", axis="index")
+    left = [{"selector": "th, td", "props": "text-align: left; vertical-align: top"}]
+    return HTML(shown.set_table_styles(left).to_html())
 
 
 def start(*, params: str, overrides: str = "", **chosen) -> Job:

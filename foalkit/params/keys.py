@@ -42,14 +42,14 @@ def settings(params: Params, *sections: str, variant: str | None = None) -> list
         for key, field, model, value in _leaves({section: getattr(shown, section)}, ""):
             if key.startswith("model.inputs.") and key.split(".")[2] not in streams:
                 continue
-            default = None if field.is_required() else _text(field.default)
-            by = "" if default == _text(value) else "file"
+            default = "–" if field.is_required() else _plain(field.default)
+            by = "" if default == _plain(value) else "file"
             by = next((who for who, keys in {"overrides": params.differs, "row": own}.items() if key in keys), by)
             rows.append(
                 {
                     "setting": key,
-                    "value": _text(value),
-                    "default": default or "–",
+                    "value": _plain(value),
+                    "default": default,
                     "changed by": by,
                     "paper": _said(ledger.get(key), "paper", key),
                     "released code": _said(ledger.get(key), "code", key),
@@ -73,7 +73,7 @@ def _said(row: LedgerRow | None, who: str, key: str) -> str:
     if row is None:
         return ""
     known = row.set.get(who, {})
-    return _text(known[key]) if key in known else getattr(row, who)
+    return _plain(known[key]) if key in known else getattr(row, who)
 
 
 def _of(model: BaseModel, prefix: str) -> Iterator[str]:
@@ -111,6 +111,11 @@ def _text(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump()
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> str:
+    """A value as a params file may say it."""
+    return value if isinstance(value, str) and value else _text(value)
 
 
 def _summary(model: type[BaseModel]) -> str:

@@ -16,10 +16,11 @@ def judged(history: list[dict], epoch: int, classes: int, side: str) -> dict[str
 
     `value` is the term there, `chance` and `floor` what it is when nothing and when everything is learned: ln C and 0
     for L_CE, `losses.avel_levels` for L_AVEL, ln 2 and 0 for L_MEM. `share` is the way from chance to the floor, but
-    MEM's is that of its accuracy (1/2 to 1), as a few sure mistakes lift its loss above chance. `verdict` is "learned"
-    from half of the way on, "partly" from a tenth, else "not". L_AVEL also has `retrieval` and `retrieval_chance`,
-    L_MEM `accuracy` and `accuracy_drawn` (`training.terms.held_out_terms`). A history of before these were kept has
-    L_CE alone.
+    MEM's is that of its accuracy (1/2 to 1), as a few sure mistakes lift its loss above chance: of the accuracy with
+    the hardest negatives and that with drawn ones the lower, as who tells the hardest alone may only know which clips
+    are often chosen. `verdict` is "learned" from half of the way on, "partly" from a tenth, else "not". L_AVEL also has
+    `retrieval` and `retrieval_chance`, L_MEM `accuracy` and `accuracy_drawn` (`training.terms.held_out_terms`). A
+    history of before these were kept has L_CE alone.
     """
     row = next(r for r in history if r["epoch"] == epoch)
     found = {"ce": {"value": row[f"{side}_loss"], "chance": math.log(classes), "floor": 0.0}}
@@ -35,7 +36,10 @@ def judged(history: list[dict], epoch: int, classes: int, side: str) -> dict[str
 
 def _verdict(term: dict) -> dict:
     way = term["chance"] - term["floor"]
-    share = 2 * term["accuracy"] - 1 if "accuracy" in term else (term["chance"] - term["value"]) / way if way else 0.0
+    if "accuracy" in term:
+        share = 2 * min(term["accuracy"], term["accuracy_drawn"]) - 1
+    else:
+        share = (term["chance"] - term["value"]) / way if way else 0.0
     return {"share": share, "verdict": "learned" if share >= LEARNED else "partly" if share >= PARTLY else "not"}
 
 

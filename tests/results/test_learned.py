@@ -28,6 +28,9 @@ def test_a_term_is_judged_at_the_chosen_epoch_by_its_way_from_chance_to_the_floo
     # its loss of 0.9 is above ln 2, but of ten pairs six are told apart
     assert found["mem"]["share"] == pytest.approx(0.2) and found["mem"]["verdict"] == "partly"
     assert terms.judged(history, 1, 4, "validation")["avel"]["verdict"] == "not"
+    # the hardest negatives are told, others are not: it knows which clips are often chosen, and no emotion
+    known = terms.judged([ROW | {"held_mem_accuracy": 0.8, "held_mem_accuracy_drawn": 0.5}], 2, 4, "validation")["mem"]
+    assert known["share"] == 0 and known["verdict"] == "not"
 
 
 def test_the_mean_over_runs_is_judged_anew():

@@ -55,9 +55,7 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
         raise UserError(f"the project's folder has letters that this locale reads as {code}: export PYTHONUTF8=1")
     if (shell := _shell()) is not None:
         shell.set_custom_exc((OSError,), _say_in_one_line)
-    known = {"params", "overrides", *chosen}
-    for name in _injected() - known:
-        raise UserError(f"unknown notebook parameter {name!r}; {nearest(name, sorted(known))}")
+    check_parameters("params", "overrides", *chosen)
     loaded = load(params, overrides)
     if chosen.get("variant") is not None:
         loaded.for_variant(chosen["variant"])
@@ -75,6 +73,12 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
         raise UserError(f"fold {fold} does not exist; params {loaded.name}, {protocol}, has folds 1 to {folds[-1]}")
     records.claim(loaded)
     return Job(loaded, **chosen)
+
+
+def check_parameters(*known: str) -> None:
+    """Raise UserError for a parameter that papermill injected and that is none of these, naming the nearest."""
+    for name in _injected() - set(known):
+        raise UserError(f"unknown notebook parameter {name!r}; {nearest(name, sorted(known))}")
 
 
 def _shell():

@@ -28,6 +28,7 @@ from foalkit.puppets import iemocap as puppets
 arithmetic.limit_torch()  # as the demo's params do, whichever test comes first
 
 SHARED_RAVDESS = ROOT.parent / "shared" / "ravdess"
+SHARED_POSTERIORS = ROOT.parent / "shared" / "ravdess-posteriors"
 
 
 def refused(action) -> str:
@@ -75,6 +76,13 @@ def ravdess_root():
         pytest.skip("the real RAVDESS recordings are not beside the project")
     os.environ["RAVDESS_ROOT"] = str(SHARED_RAVDESS)
     return SHARED_RAVDESS
+
+
+@pytest.fixture(scope="session")
+def posteriors_folder():
+    if not SHARED_POSTERIORS.is_dir():
+        pytest.skip("the published posteriors of RAVDESS are not beside the project")
+    return SHARED_POSTERIORS
 
 
 # ---- a task in memory that both streams show plainly ------------------------------------------------

@@ -149,7 +149,7 @@ def test_parameters_cells_hold_literals_that_papermill_can_see(file):
     found = inspect_notebook(str(file))
     assert set(found) == set(names)
     assert {n: p["inferred_type_name"] for n, p in found.items()} == {n: type(v).__name__ for n, v in names.items()}
-    assert names.get("params", "demo") == "demo" and names.get("overrides", "") == ""  # 00_method needs neither
+    assert names.get("params", "demo") == "demo" and names.get("overrides", "") == ""
 
 
 def test_papermill_tells_every_parameters_type():

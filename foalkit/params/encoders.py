@@ -1,8 +1,9 @@
 """What a stream in `features:` may be: the settings of an encoder, the kind of stream it gives, and what makes it.
 
 `kind` is sound (of the utterance's audio file), picture (of its video file) or numbers (files of their own);
-`made_by` names the class in foalkit.features.encoders, which is loaded when it is used. A sound's `step` is how many
-seconds lie from the middle of one frame to that of the next, and `first` where the first one lies.
+`made_by` names the class in foalkit.features.encoders, which is loaded when it is used; `by_torch` says whether it is a
+network of PyTorch's. A sound's `step` is how many seconds lie from the middle of one frame to that of the next, and
+`first` where the first one lies.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -17,7 +18,19 @@ Device = Literal["auto", "cpu", "cuda"]
 Region = Literal["picture", "face"]
 
 
-class LogMel(Strict):
+class WeightFree(Strict):
+    """An encoder without weights."""
+
+    by_torch: ClassVar[bool] = False
+
+
+class Packaged(Strict):
+    """A network whose weights are a file of an installed Python package (requirements-weights.lock), run on the CPU."""
+
+    by_torch: ClassVar[bool] = True
+
+
+class LogMel(WeightFree):
     """Log-mel spectrum (librosa) of 16 kHz sound in windows of 25 ms."""
 
     kind: ClassVar[Kind] = "sound"
@@ -32,7 +45,7 @@ class LogMel(Strict):
         return self.hop_ms / 1000
 
 
-class Mfcc(Strict):
+class Mfcc(WeightFree):
     """Mel-frequency cepstral coefficients (librosa)."""
 
     kind: ClassVar[Kind] = "sound"
@@ -54,7 +67,7 @@ class Mfcc(Strict):
         return self.hop / self.rate
 
 
-class Waveform(Strict):
+class Waveform(WeightFree):
     """The raw 16 kHz mono samples, for an encoder that is trained with the rest."""
 
     kind: ClassVar[Kind] = "sound"
@@ -67,6 +80,7 @@ class Waveform(Strict):
 class WavLMWeights(Strict):
     """Which WavLM (transformers) is loaded, frozen or to be trained."""
 
+    by_torch: ClassVar[bool] = True
     step: ClassVar[float] = 0.02  # its front end: 400 samples at 16 kHz every 320
     first: ClassVar[float] = 0.0125
     model: Line = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
@@ -90,6 +104,7 @@ class FrameNetwork(Strict):
     """What the networks that see one frame at a time have in common."""
 
     kind: ClassVar[Kind] = "picture"
+    by_torch: ClassVar[bool] = True
     model: Line = Field(description="the network's name, or `small` (seeded random weights, written on first use)")
     revision: Line | None = Field(None, description="the hub commit; needed for weights from a hub")
     width: Count = Field(768, description="numbers per frame, checked against the weights")
@@ -116,7 +131,7 @@ class Expression(FrameNetwork):
     region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
-class Hog(Strict):
+class Hog(WeightFree):
     """Histograms of oriented gradients per frame (weight-free)."""
 
     kind: ClassVar[Kind] = "picture"
@@ -129,7 +144,7 @@ class Hog(Strict):
     every: Count = Field(1, description="use each n-th frame")
 
 
-class Frames(Strict):
+class Frames(WeightFree):
     """The pictures themselves, for a network that is trained on them."""
 
     kind: ClassVar[Kind] = "picture"
@@ -140,10 +155,48 @@ class Frames(Strict):
     region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
+class Resemblyzer(Packaged):
+    """The states of Resemblyzer's network for speakers, 3 LSTMs of 256 on 40 mel bands."""
+
+    kind: ClassVar[Kind] = "sound"
+    made_by: ClassVar[str] = "packaged.ResemblyzerEncoder"
+    encoder: Literal["resemblyzer"]
+    stride: Count = Field(4, description="frames of 10 ms from one state that is kept to the next")
+    first: ClassVar[float] = 0.0
+
+    @property
+    def step(self) -> float:
+        return self.stride / 100
+
+
+class Fer(Packaged):
+    """The mini-Xception of the package fer, which reads expressions from grey faces of 64 x 64 pixels."""
+
+    kind: ClassVar[Kind] = "picture"
+    made_by: ClassVar[str] = "packaged.FerEncoder"
+    encoder: Literal["fer"]
+    output: Literal["features", "expressions"] = Field(
+        "features", description="the 128 numbers before its classifier, or the probabilities of its 7 expressions"
+    )
+    region: Region = Field("face", description="the speaker's whole picture, or the face in it")
+    every: Count = Field(1, description="use each n-th frame")
+
+
+class EfficientNetLite0(Packaged):
+    """The 1 280 numbers that EfficientNet-Lite0 hands its classifier of ImageNet's objects, per frame."""
+
+    kind: ClassVar[Kind] = "picture"
+    made_by: ClassVar[str] = "packaged.EfficientNetLite0Encoder"
+    encoder: Literal["efficientnet-lite0"]
+    region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
+    every: Count = Field(1, description="use each n-th frame")
+
+
 class Imported(Strict):
     """Features made elsewhere: one .npy of shape (T, D) per utterance."""
 
     kind: ClassVar[Kind] = "numbers"
+    by_torch: ClassVar[bool] = False
     made_by: ClassVar[str] = "imported.ImportedFeatures"
     encoder: Literal["imported"]
     folder: Line = Field(description="where the files lie; $NAME is taken from the environment")
@@ -155,5 +208,17 @@ class Imported(Strict):
 
 # a new encoder is a class above and its name here, and the class that `made_by` names
 Features = Annotated[
-    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Frames | Imported, Field(discriminator="encoder")
+    LogMel
+    | Mfcc
+    | Waveform
+    | WavLM
+    | ClipImages
+    | Expression
+    | Hog
+    | Frames
+    | Resemblyzer
+    | Fer
+    | EfficientNetLite0
+    | Imported,
+    Field(discriminator="encoder"),
 ]

@@ -353,7 +353,7 @@ class Params(Strict):
         # not how the classes are called or ordered: which labels are read decides which utterances there are
         asked = {**self.corpus.recordings, "labels": sorted(self.corpus.labels), "clip": self.clip.model_dump()}
         asked["encoder"] = spec.model_dump(exclude={"device", "batch", "summary"})
-        if hasattr(spec, "model") and self.training.reproducible == "everywhere":  # PyTorch's bytes
+        if spec.by_torch and self.training.reproducible == "everywhere":  # PyTorch's bytes
             asked["reproducible"] = "everywhere"
         return f"{spec.encoder}-{digest(asked)}"
 

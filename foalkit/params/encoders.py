@@ -3,7 +3,7 @@
 `kind` is sound (of the utterance's audio file), picture (of its video file) or numbers (files of their own);
 `made_by` names the class in foalkit.features.encoders, which is loaded when it is used; `by_torch` says whether it is a
 network of PyTorch's. A sound's `step` is how many seconds lie from the middle of one frame to that of the next, and
-`first` where the first one lies.
+`first` where the first one lies. `trained_on` names data sets (foalkit.params.trained_on); no feature depends on it.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -16,12 +16,16 @@ Kind = Literal["sound", "picture", "numbers"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 Region = Literal["picture", "face"]
+TrainedOn = Annotated[
+    list[Line] | None, Field(description="data sets it was trained on; null: what the kit knows of the model")
+]
 
 
 class WeightFree(Strict):
     """An encoder without weights."""
 
     by_torch: ClassVar[bool] = False
+    trained_on: ClassVar = ()
 
 
 class Packaged(Strict):
@@ -87,6 +91,7 @@ class WavLMWeights(Strict):
     revision: Line | None = Field(None, description="the hub commit; needed for a hub name")
     width: Count = Field(1024, description="numbers per frame, checked against the weights")
     summary: list[float] | None = Field(None, description="what wavlm_summary must give; null: not checked")
+    trained_on: TrainedOn = None
 
 
 class WavLM(WavLMWeights):
@@ -113,6 +118,7 @@ class FrameNetwork(Strict):
     batch: Count = Field(64, description="frames at once through the network")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
+    trained_on: TrainedOn = None
 
 
 class ClipImages(FrameNetwork):
@@ -160,6 +166,7 @@ class Resemblyzer(Packaged):
 
     kind: ClassVar[Kind] = "sound"
     made_by: ClassVar[str] = "packaged.ResemblyzerEncoder"
+    trained_on: ClassVar = ("LibriSpeech", "VoxCeleb1", "VoxCeleb2")  # github.com/resemble-ai/Resemblyzer/issues/3
     encoder: Literal["resemblyzer"]
     stride: Count = Field(4, description="frames of 10 ms from one state that is kept to the next")
     first: ClassVar[float] = 0.0
@@ -174,6 +181,7 @@ class Fer(Packaged):
 
     kind: ClassVar[Kind] = "picture"
     made_by: ClassVar[str] = "packaged.FerEncoder"
+    trained_on: ClassVar = ("FER2013",)
     encoder: Literal["fer"]
     output: Literal["features", "expressions"] = Field(
         "features", description="the 128 numbers before its classifier, or the probabilities of its 7 expressions"
@@ -187,6 +195,7 @@ class EfficientNetLite0(Packaged):
 
     kind: ClassVar[Kind] = "picture"
     made_by: ClassVar[str] = "packaged.EfficientNetLite0Encoder"
+    trained_on: ClassVar = ("ImageNet",)
     encoder: Literal["efficientnet-lite0"]
     region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
     every: Count = Field(1, description="use each n-th frame")
@@ -204,6 +213,7 @@ class Imported(Strict):
         "{utterance}.npy", pattern=r"^([^{}]|\{[a-z]+\})+$", description="a file's place; names columns of the manifest"
     )
     width: Count = Field(description="numbers per frame, checked in every file")
+    trained_on: TrainedOn = None
 
 
 # a new encoder is a class above and its name here, and the class that `made_by` names

@@ -42,6 +42,13 @@ class Data:
         emotion = self.table.set_index("utterance")["emotion"].loc[list(utterances)]
         return emotion.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
 
+    def having(self, streams: Iterable[str]) -> "Data":
+        """Itself; raises UserError for a stream that was not made, since the corpus lacks its files."""
+        for stream in streams:
+            if why := self.info.get("without", {}).get(stream):
+                raise UserError(f"features.{stream}: {why}; only rows without it can be run")
+        return self
+
 
 def open_data(params: Params, streams=None) -> Data:
     """Manifest and features of a params file, prepared now if they are not there or their params changed.
@@ -52,23 +59,16 @@ def open_data(params: Params, streams=None) -> Data:
     """
     records.claim(params)
     folder, info = params.folder, _prepared(params)
-    made = prepare(params) if info is None else None
-    without = (info or made.info).get("without", {})
-    if lacking := [s for s in streams or () if s in without]:
-        raise UserError(f"features.{lacking[0]}: {without[lacking[0]]}; only rows without it can be run")
-    if made:
-        return made
+    if info is None:
+        return prepare(params).having(streams or ())
+    named = params.features if streams is None else streams
     data = Data(
         pd.read_parquet(folder / "manifest.parquet"),
         pd.read_parquet(folder / "left_out.parquet"),
-        {
-            s: FeatureStore(params.store_folder(s))
-            for s in (params.features if streams is None else streams)
-            if s not in without
-        },
+        {s: FeatureStore(params.store_folder(s)) for s in named if s not in info.get("without", {})},
         info,
         params.corpus.classes,
-    )
+    ).having(streams or ())
     for store in data.stores.values():
         if store.in_memory:
             store.verify()

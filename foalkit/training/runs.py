@@ -83,7 +83,8 @@ def unfinished(params: Params, variant: str, fold: int, seed: int, protocol: str
 
 def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
     """Prepare what is missing, train and save one run: what notebook 02 does step by step."""
-    data = data or open_data(params, params.variants[variant].streams)
+    streams = params.variants[variant].streams
+    data = (data or open_data(params, streams)).having(streams)
     check_coverage(data.table, params)
     sides = split(data.table, params, fold, protocol)
     leaks.check(data, sides, params.kinds)

@@ -49,6 +49,7 @@ def test_rows_without_pictures_run_and_the_others_are_said_not_to(p, capsys):
     assert list(data.stores) == ["audio"] and len(data.table) == 96 and data.left_out.empty
     assert capsys.readouterr().out == ""  # nothing was prepared again
 
+    assert refused(lambda: runs.run(p, "video", 1, 0, "honest", data)).startswith("features.video: 96 of 96")
     rest = records.runnable(p)
     assert rest.ablation == {"honest": ["audio"], "published": ["audio"]}
     assert rest.digest("audio") == p.digest("audio") and rest.data_digest == p.data_digest

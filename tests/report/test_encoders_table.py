@@ -28,7 +28,7 @@ def test_a_warning_stands_in_the_report_where_an_encoder_may_have_seen_the_corpu
     store = {"encoder": {"encoder": "clip"}, "width": 768, "notes": {"recorded at 16000 Hz <b>": 3}}
     records.write_json(p.folder / "preprocess.json", info | {"features": {"face-frames": store}})
     text, rows = section(p)
-    assert "Of none of these is it known or likely." in text and "face-frames: 3 × recorded at 16000 Hz <b>." in text
+    assert "None of these is known or likely to have done so." in text and "face-frames: 3 × recorded at 16000 Hz <b>." in text
     assert rows[0] == ["stream", "encoder", "sees", "numbers per frame", "trained on"]
     assert rows[1:] == [["face-frames", "frames", "face", "768", "nothing"], ["mfcc", "mfcc", "sound", "–", "nothing"]]
     clip = {"encoder": "clip", "model": "ViT-L-14", "pretrained": "timm/vit_large_patch14_clip_224.openai"}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from foalkit import UserError
-from foalkit.features.encoders.frame_networks import _FrameNetwork
+from foalkit.features.encoders.frame_networks import FrameByFrame
 from foalkit.features.encoders.weights import version
 from foalkit.features.media import SAMPLE_RATE
 from foalkit.files import file_digest
@@ -87,7 +87,7 @@ class ResemblyzerEncoder:
         return states[0, :: self.stride].numpy()
 
 
-class _PackagedFrames(_FrameNetwork):
+class _Packaged(FrameByFrame):
     """A packaged network that sees one frame at a time, on the CPU in fp32; pixels enter in [-1, 1]."""
 
     scale, batch, device = 1 / 255, 16, "cpu"
@@ -100,7 +100,7 @@ class _PackagedFrames(_FrameNetwork):
         self.identity = {**spec.model_dump(exclude={"region", "every"}), "weights": weights.digest[:16]}
 
 
-class FerEncoder(_PackagedFrames):
+class FerEncoder(_Packaged):
     """What fer's mini-Xception makes of a face in grey: `(T, 128)`, or the probabilities `(T, 7)` of its expressions.
 
     In the order of `mini_xception.EXPRESSIONS`. The 128 numbers are the means of the maps before its classifier.
@@ -121,7 +121,7 @@ class FerEncoder(_PackagedFrames):
         return self.model.expressions(maps) if self.expressions else maps.mean((2, 3))
 
 
-class EfficientNetLite0Encoder(_PackagedFrames):
+class EfficientNetLite0Encoder(_Packaged):
     """What EfficientNet-Lite0 (timm) hands its classifier of ImageNet's objects, `(T, 1280)` per frame."""
 
     size, width = 224, 1280

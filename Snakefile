@@ -36,6 +36,8 @@ ROWS = [(protocol, variant) for protocol, variants in P.ablation.items() for var
 try:
     PREPARED = read_mapping(P.folder / "preprocess.json")
     FEATURES = {"manifest": PREPARED["manifest_digest"], **{s: f["digest"] for s, f in PREPARED["features"].items()}}
+    WITHOUT = set(PREPARED.get("without", {}))  # streams that the corpus has no files of
+    ROWS = [(protocol, variant) for protocol, variant in ROWS if not WITHOUT & set(P.variants[variant].streams)]
 except (OSError, ValueError, KeyError, TypeError, AttributeError):
     FEATURES = {}
 GPUS = P.training.processes if P.training.device != "cpu" else 0

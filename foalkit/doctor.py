@@ -67,7 +67,8 @@ def _packages(_) -> Iterator[Finding]:
     from packaging.utils import canonicalize_name
 
     there = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
-    lines = re.findall(r"^([\w.-]+==[^\\\n]+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    locks = [(ROOT / f"requirements{which}.lock").read_text(encoding="utf-8") for which in ("", "-weights")]
+    lines = re.findall(r"^([\w.-]+==[^\\\n]+)", "".join(locks), re.M)
     wanted = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate()]
     versions = [(r, there.get(canonicalize_name(r.name))) for r in wanted]
     missing = [r.name for r, version in versions if version is None]

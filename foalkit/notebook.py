@@ -74,7 +74,7 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     if fold is not None and fold not in folds:
         raise UserError(f"fold {fold} does not exist; params {loaded.name}, {protocol}, has folds 1 to {folds[-1]}")
     records.claim(loaded)
-    return Job(loaded, **chosen)
+    return Job(records.runnable(loaded), **chosen)
 
 
 def check_parameters(*known: str) -> None:

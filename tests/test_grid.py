@@ -157,7 +157,13 @@ def made(tmp_path):
     """`make` on this Makefile in a folder of its own, where foalkit prints the words that it is called with."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("requirements.lock", "pyproject.toml", "requirements-uv.lock", "install.py"):
+    for name in (
+        "requirements.lock",
+        "requirements-weights.lock",
+        "pyproject.toml",
+        "requirements-uv.lock",
+        "install.py",
+    ):
         (tmp_path / name).write_text("")
     for name in ("foalkit", "python"):
         (tmp_path / ".venv" / "bin" / name).write_text('#!/bin/bash\nprintf "%s\\0" "$@"\n')

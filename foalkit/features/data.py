@@ -42,6 +42,13 @@ class Data:
         emotion = self.table.set_index("utterance")["emotion"].loc[list(utterances)]
         return emotion.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
 
+    def having(self, streams: Iterable[str]) -> "Data":
+        """Itself; raises UserError for a stream that was not made, since the corpus lacks its files."""
+        for stream in streams:
+            if why := self.info.get("without", {}).get(stream):
+                raise UserError(f"features.{stream}: {why}; only rows without it can be run")
+        return self
+
 
 def open_data(params: Params, streams=None) -> Data:
     """Manifest and features of a params file, prepared now if they are not there or their params changed.
@@ -53,14 +60,15 @@ def open_data(params: Params, streams=None) -> Data:
     records.claim(params)
     folder, info = params.folder, _prepared(params)
     if info is None:
-        return prepare(params)
+        return prepare(params).having(streams or ())
+    named = params.features if streams is None else streams
     data = Data(
         pd.read_parquet(folder / "manifest.parquet"),
         pd.read_parquet(folder / "left_out.parquet"),
-        {s: FeatureStore(params.store_folder(s)) for s in (params.features if streams is None else streams)},
+        {s: FeatureStore(params.store_folder(s)) for s in named if s not in info.get("without", {})},
         info,
         params.corpus.classes,
-    )
+    ).having(streams or ())
     for store in data.stores.values():
         if store.in_memory:
             store.verify()
@@ -71,7 +79,8 @@ def prepare(params: Params) -> Data:
     """Read the corpus, build every stream's features (only where a key changed) and write preprocess.json last.
 
     A bad utterance is listed with its reason and left out of all streams, so that every variant is tested on
-    the same utterances.
+    the same utterances. A stream of whose files a held-out session or speaker has none (`without_files`) is not made:
+    it is said in preprocess.json under `without`, and the rows that need it are not run.
     """
     if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
         raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
@@ -83,8 +92,12 @@ def prepare(params: Params) -> Data:
         table, left_out = read_manifest(params.corpus, root)
         table, bad = with_lengths(table, root)
         stores = {}
-        digests = _media_digests(root, table, params.kinds.values(), params.features_folder)
-        for stream in params.features:
+        without = without_files(params, table)
+        for stream, why in without.items():
+            print(f"{stream}: {why}; rows that need it are not run")
+        kinds = {s: kind for s, kind in params.kinds.items() if s not in without}
+        digests = _media_digests(root, table, kinds.values(), params.features_folder)
+        for stream in kinds:
             with locked(params.features_folder / f"{params.store_name(stream)}.lock"):
                 stores[stream], failed = build(params, stream, table, root, digests)
                 for shard in shards(params.store_folder(stream)):
@@ -107,6 +120,7 @@ def prepare(params: Params) -> Data:
             "files": {},
             "utterances": len(table),
             "left_out": len(left_out),
+            "without": without,
             "counts": counts.to_dict(),
             "clip": params.clip.model_dump(),
             "longer_than_clip": _longer_than_clip(table, params.clip),
@@ -118,6 +132,28 @@ def prepare(params: Params) -> Data:
             info["files"][name] = file_digest(folder / f"{name}.parquet")
         write_json(folder / "preprocess.json", info)
     return Data(table, left_out, stores, info, params.corpus.classes)
+
+
+def without_files(params: Params, table: pd.DataFrame) -> dict[str, str]:
+    """The streams that cannot be tested, and why: all utterances of the table that some fold tests lack their files.
+
+    Raises UserError where no row of the ablation is left.
+    """
+    found = {}
+    for stream, kind in params.kinds.items():
+        have = table[FILE[kind]] != "" if kind in FILE else pd.Series(True, table.index)
+        tested = [table[params.folds.by].isin(groups) for groups in params.folds.groups]
+        none = [
+            groups
+            for groups, rows in zip(params.folds.groups, tested, strict=True)
+            if (rows & ~have).any() and not (rows & have).any()
+        ]
+        if none:
+            words = f"{len(table) - have.sum()} of {len(table)} utterances have no {FILE[kind]} file"
+            found[stream] = f"{words}, among them all of {', '.join(none[0])}"
+    if found and not any(records.runnable(params, found).ablation.values()):
+        raise UserError(f"no row can be run: {'; '.join(f'{stream}: {why}' for stream, why in found.items())}")
+    return found
 
 
 def up_to_date(params: Params) -> bool:
@@ -220,7 +256,7 @@ def _prepared(params: Params) -> dict | None:
         for name, written in info["files"].items():
             if file_digest(params.folder / f"{name}.parquet") != written:
                 return None
-        for stream in params.features:
+        for stream in set(params.features) - set(info.get("without", {})):
             store = read_mapping(params.store_folder(stream) / "store.json")
             if store["digest"] != info["features"][stream]["digest"]:  # another params file has built it anew
                 return None

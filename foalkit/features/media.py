@@ -116,6 +116,14 @@ def seconds(file: Path) -> float:
         return float(stream.duration * stream.time_base)
 
 
+def sample_rate(file: Path) -> int:
+    """How many samples per second a file's sound has; raises MediaError where it has none or cannot be opened."""
+    with _open(file) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{file.name}: no audio stream")
+        return container.streams.audio[0].rate
+
+
 def first_frame(file: Path, start: float = 0.0) -> tuple[int, Fraction]:
     """The number of the first frame that `iter_frames` gives from `start` on, and the file's frames per second.
 

@@ -70,8 +70,11 @@ class Reader:
         if self.kind == "sound":
             rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
             clip = media.read_audio(file, start, end, rate=rate)
-            if note := getattr(self.encoder, "note", lambda _: None)(clip):
-                self.notes[row["utterance"]] = f"{file.name}: {note}"
+            notes = [getattr(self.encoder, "note", lambda _: None)(clip)]
+            if (own := media.sample_rate(file)) < rate:
+                notes.append(f"recorded at {own} Hz, raised to {rate} Hz: above {own // 2} Hz it holds nothing")
+            if said := "; ".join(filter(None, notes)):
+                self.notes[row["utterance"]] = f"{file.name}: {said}"
         elif self._looks_for_face(row):
             clip = self._faces(row, file, start, end)
         else:

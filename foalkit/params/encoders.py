@@ -1,8 +1,9 @@
 """What a stream in `features:` may be: the settings of an encoder, the kind of stream it gives, and what makes it.
 
 `kind` is sound (of the utterance's audio file), picture (of its video file) or numbers (files of their own);
-`made_by` names the class in foalkit.features.encoders, which is loaded when it is used. A sound's `step` is how many
-seconds lie from the middle of one frame to that of the next, and `first` where the first one lies.
+`made_by` names the class in foalkit.features.encoders, which is loaded when it is used; `by_torch` says whether it is a
+network of PyTorch's. A sound's `step` is how many seconds lie from the middle of one frame to that of the next, and
+`first` where the first one lies. `trained_on` names data sets (foalkit.params.trained_on); no feature depends on it.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -15,9 +16,25 @@ Kind = Literal["sound", "picture", "numbers"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 Region = Literal["picture", "face"]
+TrainedOn = Annotated[
+    list[Line] | None, Field(description="data sets it was trained on; null: what the kit knows of the model")
+]
 
 
-class LogMel(Strict):
+class WeightFree(Strict):
+    """An encoder without weights."""
+
+    by_torch: ClassVar[bool] = False
+    trained_on: ClassVar = ()
+
+
+class Packaged(Strict):
+    """A network whose weights are a file of an installed Python package (requirements-weights.lock), run on the CPU."""
+
+    by_torch: ClassVar[bool] = True
+
+
+class LogMel(WeightFree):
     """Log-mel spectrum (librosa) of 16 kHz sound in windows of 25 ms."""
 
     kind: ClassVar[Kind] = "sound"
@@ -32,7 +49,7 @@ class LogMel(Strict):
         return self.hop_ms / 1000
 
 
-class Mfcc(Strict):
+class Mfcc(WeightFree):
     """Mel-frequency cepstral coefficients (librosa)."""
 
     kind: ClassVar[Kind] = "sound"
@@ -54,7 +71,7 @@ class Mfcc(Strict):
         return self.hop / self.rate
 
 
-class Waveform(Strict):
+class Waveform(WeightFree):
     """The raw 16 kHz mono samples, for an encoder that is trained with the rest."""
 
     kind: ClassVar[Kind] = "sound"
@@ -67,12 +84,14 @@ class Waveform(Strict):
 class WavLMWeights(Strict):
     """Which WavLM (transformers) is loaded, frozen or to be trained."""
 
+    by_torch: ClassVar[bool] = True
     step: ClassVar[float] = 0.02  # its front end: 400 samples at 16 kHz every 320
     first: ClassVar[float] = 0.0125
     model: Line = Field(description="a hub name, a folder, or `small` (seeded random weights, written on first use)")
     revision: Line | None = Field(None, description="the hub commit; needed for a hub name")
     width: Count = Field(1024, description="numbers per frame, checked against the weights")
     summary: list[float] | None = Field(None, description="what wavlm_summary must give; null: not checked")
+    trained_on: TrainedOn = None
 
 
 class WavLM(WavLMWeights):
@@ -90,6 +109,7 @@ class FrameNetwork(Strict):
     """What the networks that see one frame at a time have in common."""
 
     kind: ClassVar[Kind] = "picture"
+    by_torch: ClassVar[bool] = True
     model: Line = Field(description="the network's name, or `small` (seeded random weights, written on first use)")
     revision: Line | None = Field(None, description="the hub commit; needed for weights from a hub")
     width: Count = Field(768, description="numbers per frame, checked against the weights")
@@ -98,6 +118,7 @@ class FrameNetwork(Strict):
     batch: Count = Field(64, description="frames at once through the network")
     precision: Precision = Field("fp32", description="the arithmetic of the forward pass")
     device: Device = Field("auto", description="where it runs; auto: a GPU where there is one")
+    trained_on: TrainedOn = None
 
 
 class ClipImages(FrameNetwork):
@@ -116,7 +137,7 @@ class Expression(FrameNetwork):
     region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
-class Hog(Strict):
+class Hog(WeightFree):
     """Histograms of oriented gradients per frame (weight-free)."""
 
     kind: ClassVar[Kind] = "picture"
@@ -129,7 +150,7 @@ class Hog(Strict):
     every: Count = Field(1, description="use each n-th frame")
 
 
-class Frames(Strict):
+class Frames(WeightFree):
     """The pictures themselves, for a network that is trained on them."""
 
     kind: ClassVar[Kind] = "picture"
@@ -140,10 +161,51 @@ class Frames(Strict):
     region: Region = Field("face", description="the speaker's whole picture, or the face in it")
 
 
+class Resemblyzer(Packaged):
+    """The states of Resemblyzer's network for speakers, 3 LSTMs of 256 on 40 mel bands."""
+
+    kind: ClassVar[Kind] = "sound"
+    made_by: ClassVar[str] = "packaged.ResemblyzerEncoder"
+    trained_on: ClassVar = ("LibriSpeech", "VoxCeleb1", "VoxCeleb2")  # github.com/resemble-ai/Resemblyzer/issues/3
+    encoder: Literal["resemblyzer"]
+    stride: Count = Field(4, description="frames of 10 ms from one state that is kept to the next")
+    first: ClassVar[float] = 0.0
+
+    @property
+    def step(self) -> float:
+        return self.stride / 100
+
+
+class Fer(Packaged):
+    """The mini-Xception of the package fer, which reads expressions from grey faces of 64 x 64 pixels."""
+
+    kind: ClassVar[Kind] = "picture"
+    made_by: ClassVar[str] = "packaged.FerEncoder"
+    trained_on: ClassVar = ("FER2013",)
+    encoder: Literal["fer"]
+    output: Literal["features", "expressions"] = Field(
+        "features", description="the 128 numbers before its classifier, or the probabilities of its 7 expressions"
+    )
+    region: Region = Field("face", description="the speaker's whole picture, or the face in it")
+    every: Count = Field(1, description="use each n-th frame")
+
+
+class EfficientNetLite0(Packaged):
+    """The 1 280 numbers that EfficientNet-Lite0 hands its classifier of ImageNet's objects, per frame."""
+
+    kind: ClassVar[Kind] = "picture"
+    made_by: ClassVar[str] = "packaged.EfficientNetLite0Encoder"
+    trained_on: ClassVar = ("ImageNet",)
+    encoder: Literal["efficientnet-lite0"]
+    region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
+    every: Count = Field(1, description="use each n-th frame")
+
+
 class Imported(Strict):
     """Features made elsewhere: one .npy of shape (T, D) per utterance."""
 
     kind: ClassVar[Kind] = "numbers"
+    by_torch: ClassVar[bool] = False
     made_by: ClassVar[str] = "imported.ImportedFeatures"
     encoder: Literal["imported"]
     folder: Line = Field(description="where the files lie; $NAME is taken from the environment")
@@ -151,9 +213,22 @@ class Imported(Strict):
         "{utterance}.npy", pattern=r"^([^{}]|\{[a-z]+\})+$", description="a file's place; names columns of the manifest"
     )
     width: Count = Field(description="numbers per frame, checked in every file")
+    trained_on: TrainedOn = None
 
 
 # a new encoder is a class above and its name here, and the class that `made_by` names
 Features = Annotated[
-    LogMel | Mfcc | Waveform | WavLM | ClipImages | Expression | Hog | Frames | Imported, Field(discriminator="encoder")
+    LogMel
+    | Mfcc
+    | Waveform
+    | WavLM
+    | ClipImages
+    | Expression
+    | Hog
+    | Frames
+    | Resemblyzer
+    | Fer
+    | EfficientNetLite0
+    | Imported,
+    Field(discriminator="encoder"),
 ]

@@ -18,6 +18,7 @@ from foalkit.params.strict import Count, Few, Line, Name, Seed, Share, Stream, S
 
 Protocol = Literal["honest", "published"]
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
+_FACT = {"__all__": {"trained_on"}}  # said of encoders, nothing is computed from it
 
 
 class Puppets(Strict):
@@ -337,7 +338,7 @@ class Params(Strict):
     @property
     def data_digest(self) -> str:
         """A digest of everything that shapes manifest and features."""
-        return digest([self._corpus, self.model_dump(include={"clip", "features"})])
+        return digest([self._corpus, self.model_dump(include={"clip", "features"}, exclude={"features": _FACT})])
 
     @property
     def _corpus(self) -> dict:
@@ -352,8 +353,8 @@ class Params(Strict):
         spec = self.features[stream]
         # not how the classes are called or ordered: which labels are read decides which utterances there are
         asked = {**self.corpus.recordings, "labels": sorted(self.corpus.labels), "clip": self.clip.model_dump()}
-        asked["encoder"] = spec.model_dump(exclude={"device", "batch", "summary"})
-        if hasattr(spec, "model") and self.training.reproducible == "everywhere":  # PyTorch's bytes
+        asked["encoder"] = spec.model_dump(exclude={"device", "batch", "summary", "trained_on"})
+        if spec.by_torch and self.training.reproducible == "everywhere":  # PyTorch's bytes
             asked["reproducible"] = "everywhere"
         return f"{spec.encoder}-{digest(asked)}"
 
@@ -375,13 +376,13 @@ class Params(Strict):
         """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
         p = self.for_variant(variant)
         own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}[p.variants[variant].network]
-        kept = p.model_dump(include={"clip", "folds", "training", *own})
+        kept = p.model_dump(include={"clip", "folds", "training", *own}, exclude={"model": {"inputs": _FACT}})
         if p.training.reproducible == "here":  # runs of before there was this key stay what they are
             del kept["training"]["reproducible"]
         kept["corpus"] = p._corpus
         kept["network"] = p.variants[variant].network
         kept["starts_from"] = {v: self.digest(v) for v in p.variants[variant].starts_from}
-        kept["streams"] = {s: p.features[s].model_dump() for s in p.variants[variant].streams}
+        kept["streams"] = {s: p.features[s].model_dump(exclude={"trained_on"}) for s in p.variants[variant].streams}
         return digest(kept)
 
     def for_variant(self, variant: str) -> "Params":

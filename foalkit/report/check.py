@@ -27,6 +27,7 @@ def check(params: Params) -> tuple[list[str], int]:
     """
     if not (params.folder / "report.html").exists():
         raise UserError(f"{params.name}: no report.html; run 04_ablation first")
+    params = records.runnable(params)
     wanted = [(protocol, variant) for protocol, variants in params.ablation.items() for variant in variants]
     kept = [f.stem.partition("-")[::2] for f in sorted((params.folder / "five_fold").glob("*.json"))]
     others = [(p, v) for p, v in kept if (p, v) not in wanted]  # 03_five_fold serves other variants too

@@ -14,6 +14,7 @@ from foalkit.params import Params
 from foalkit.report import figures
 from foalkit.results import scoring
 from foalkit.results.claims import claims_table, judge
+from foalkit.results.encoders import encoders_table, noted
 from foalkit.results.published import published_tables, why_apart
 from foalkit.results.tables import (
     FEW,
@@ -108,6 +109,8 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         runs=[_run_line(params, r) for res in results for r in res.runs],
         provenance=run["provenance"],
         encoders={s: f["encoder"] for s, f in info["features"].items()},
+        encoders_told=_html(encoders_table(params, info)),
+        noted=noted(info),
         minutes=sum(r.row["seconds"] for r in results) / 60,
     )
     target = into / "report.html"

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ REQUIRED = {
 def run_folder(params: Params, protocol: str, variant: str, fold: int, seed: int) -> Path:
     """outputs/<params name>/runs/<protocol>/<variant>/fold<k>-seed<s>, absolute; folds count from 1."""
     return params.folder / "runs" / protocol / variant / f"fold{fold}-seed{seed}"
+
+
+def runnable(params: Params, without: Iterable[str] | None = None) -> Params:
+    """The params less the ablation's rows that need a stream of `without`, no digest of which depends on it.
+
+    By default those that the corpus lacks the files of, once that is known (`without` in preprocess.json).
+    """
+    if without is None:
+        try:
+            info = read_mapping(params.folder / "preprocess.json")
+            without = info.get("without", {}) if info["params_digest"] == params.data_digest else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            without = {}
+    streams = {v: params.variants[v].streams for names in params.ablation.values() for v in names}
+    kept = {p: [v for v in names if not set(streams[v]) & set(without)] for p, names in params.ablation.items()}
+    return params.model_copy(update={"ablation": kept})
 
 
 def claim(params: Params) -> None:

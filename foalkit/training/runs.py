@@ -14,6 +14,7 @@ from foalkit.features import leaks
 from foalkit.features.data import Data, open_data
 from foalkit.files import digest
 from foalkit.params import Params
+from foalkit.params.trained_on import may_have_seen, trained_on
 from foalkit.progress import progress
 from foalkit.results import records, terms
 from foalkit.training.loop import Result, Start, train
@@ -53,6 +54,8 @@ def save(
         "manifest_digest": data.info["manifest_digest"],
         "feature_digests": {s: data.info["features"][s]["digest"] for s in streams},
         "encoders": {s: data.info["features"][s]["encoder"] for s in streams},
+        "trained_on": {s: names for s, names in trained_on(params).items() if s in streams},
+        "may_have_seen": {s: why for s, why in may_have_seen(params).items() if s in streams},
         "terms": terms.judged(history, result.scores[result.selection]["epoch"], len(data.classes), result.selection),
         "reach": result.reach,
         "parameters": result.parameters,
@@ -80,7 +83,8 @@ def unfinished(params: Params, variant: str, fold: int, seed: int, protocol: str
 
 def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
     """Prepare what is missing, train and save one run: what notebook 02 does step by step."""
-    data = data or open_data(params, params.variants[variant].streams)
+    streams = params.variants[variant].streams
+    data = (data or open_data(params, streams)).having(streams)
     check_coverage(data.table, params)
     sides = split(data.table, params, fold, protocol)
     leaks.check(data, sides, params.kinds)

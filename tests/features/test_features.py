@@ -928,3 +928,28 @@ def test_two_params_files_may_build_one_store_at_once(world, whole, tmp_path):
     assert [process.returncode for process in both] == [0, 0], said
     assert {int(out.splitlines()[-1]) for out, _ in said} == {whole[1]}
     assert store_bytes(world) == whole[0]
+
+
+def test_sounds_of_a_lower_rate_than_the_features_are_noted(tmp_path):
+    def note(recorded, **spec):
+        file = f"03-01-01-01-01-01-{len(list(tmp_path.glob('*.wav'))) + 1:02}.wav"
+        write_wav(tmp_path / file, np.sin(np.arange(recorded) / 9).astype(np.float32), recorded)
+        mfcc = json.dumps({"encoder": "mfcc", **spec})
+        changed = [
+            f"outputs={tmp_path}/o/{file[-6:-4]}",
+            f"corpus.root={tmp_path}",
+            "features.video=null",
+            "features.audio=null",
+        ]
+        changed += [f"features.mfcc={mfcc}", "ablation={honest: [cfn-audio], published: []}"]
+        p = params.load("ravdess-speech", changed)
+        store = prepare(p).stores["mfcc"]
+        return store.notes.get(file[3:-4]), store.info["notes"]
+
+    said = "recorded at 16000 Hz, raised to 44100 Hz: above 8000 Hz it holds nothing"
+    assert note(16_000, rate=44_100)[0] == f"03-01-01-01-01-01-01.wav: {said}"
+    assert note(48_000, rate=44_100) == (None, {said: 1})
+    short, counted = note(16_000, rate=44_100, seconds=2.0)
+    assert short == f"03-01-01-01-01-01-03.wav: 276 of 552 MFCC frames, the rest is silence; {said}"
+    assert sum(counted.values()) == 3
+    assert note(8_000)[0].endswith("recorded at 8000 Hz, raised to 16000 Hz: above 4000 Hz it holds nothing")

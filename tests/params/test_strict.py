@@ -57,6 +57,9 @@ PLACES = {
         {"encoder": "expression", "model": "small"},
         {"encoder": "hog"},
         {"encoder": "frames"},
+        {"encoder": "resemblyzer"},
+        {"encoder": "fer"},
+        {"encoder": "efficientnet-lite0"},
         {"encoder": "imported", "folder": "f", "width": 3},
     ],
     "model.inputs.x": [

@@ -30,6 +30,7 @@ def test_a_finished_run_reads_back_as_it_was_trained(trained, data):
     done = runs.finished(trained, *WANTED, data)
     assert done.scores == record["scores"] and done.selection == "validation"
     assert done.history["epoch"].tolist() == [1, 2] and len(done.weights)
+    assert record["trained_on"] == {"audio": []} and record["may_have_seen"] == {}
     assert len(done.predictions) == 2 * (record["sizes"]["validation"] + record["sizes"]["test"])
     ua = record["scores"]["validation"]["ua"]
     assert runs.trained_before(trained, *WANTED) == f"trained {record['finished']}, UA {ua:.1%}"

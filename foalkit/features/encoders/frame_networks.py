@@ -13,7 +13,7 @@ from foalkit.params.load import expand
 from foalkit.puppets.networks import small_clip, small_vit
 
 
-class _FrameNetwork:
+class FrameByFrame:
     """A network that sees one frame at a time: `_embed` gives the features `(N, D)` of normalised pixels."""
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ class _FrameNetwork:
         return torch.cat(parts).float().cpu().numpy()
 
 
-class ClipEncoder(_FrameNetwork):
+class ClipEncoder(FrameByFrame):
     """CLIP's projected image embedding per frame `(T, 768)` (not the unprojected 1024-wide hidden state)."""
 
     scale = 1 / 255
@@ -67,7 +67,7 @@ class ClipEncoder(_FrameNetwork):
         return self.model.encode_image(pixels)
 
 
-class ExpressionEncoder(_FrameNetwork):
+class ExpressionEncoder(FrameByFrame):
     """The pooled hidden features `(T, D)` that an image-classification network hands its classifier, per frame."""
 
     def __init__(self, spec: Expression, weights_folder: Path, where: str = "features"):

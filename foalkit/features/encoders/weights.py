@@ -25,7 +25,8 @@ def dtype(precision: str):
 
 def identity(spec, revision: str, precision: str) -> dict:
     """All of a network's spec that shapes its features, computed in `precision`; fp32 goes without saying."""
-    kept = spec.model_dump(exclude={"device", "batch", "region", "every", "summary", "precision"})
+    beside = {"device", "batch", "region", "every", "summary", "precision", "trained_on"}
+    kept = spec.model_dump(exclude=beside)
     return kept | ({} if precision == "fp32" else {"precision": precision}) | {"revision": revision}
 
 

@@ -3,6 +3,7 @@
 import ast
 import sys
 from dataclasses import dataclass
+from typing import get_args
 
 from foalkit import ROOT, UserError
 from foalkit.files import refusal
@@ -60,8 +61,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     if chosen.get("variant") is not None:
         loaded.for_variant(chosen["variant"])
     protocol = chosen.get("protocol", "honest")
-    if protocol not in ("honest", "published"):
-        raise UserError(f"unknown protocol {protocol!r}; {nearest(str(protocol), ['honest', 'published'])}")
+    if protocol not in (known := list(get_args(Protocol))):
+        raise UserError(f"unknown protocol {protocol!r}; {nearest(str(protocol), known)}")
     for name in ("fold", "seed"):
         value = chosen.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):

@@ -16,7 +16,7 @@ from foalkit.params.reading import expand
 from foalkit.params.rows import Preset, Variant
 from foalkit.params.strict import Count, Few, Line, Name, Seed, Share, Stream, Strict, Weight
 
-Protocol = Literal["honest", "published"]
+Protocol = Literal["honest", "published", "random-split"]  # the last shows a leak, and is never ranked
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
 
 

@@ -34,8 +34,8 @@ def settings(params: Params, *sections: str, variant: str | None = None):
     from IPython.display import HTML
 
     if not sections:
-        network = params.variants[variant].network
-        sections = ("cfn_sr", "training") if network == "cfn-sr" else ("model", "loss", "training")
+        own = {"cfn-sr": ("cfn_sr",), "late-product": ()}.get(params.variants[variant].network, ("model", "loss"))
+        sections = (*own, "training")
     table = pd.DataFrame(keys.settings(params, *sections, variant=variant)).set_index("setting")
     silent = [c for c in ("paper", "released code") if not table[c].any()]
     table = table.drop(columns=silent)

@@ -55,12 +55,16 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Spli
 def random_parts(table: pd.DataFrame, count: int) -> pd.Series:
     """The part ("part 1" to "part <count>") of each of the table's rows, dealt at random, emotion by emotion.
 
-    Parts hold the same number of utterances, and of each emotion's, but for one. The draw is a digest of the utterance
-    with `RANDOM_SEED`: the same on every machine, whatever the order of the table.
+    Parts hold the same number of utterances, and of each emotion's, but for one; a copy of another utterance's sound
+    (the manifest's `copy_of`, where there is any) lies where that one does. The draw is a digest of the utterance with
+    `RANDOM_SEED`: the same on every machine, whatever the order of the table.
     """
-    drawn = table["utterance"].map(lambda u: digest([RANDOM_SEED, u]))
-    order = table.assign(drawn=drawn).sort_values(["emotion", "drawn", "utterance"]).index
-    return pd.Series([f"part {n % count + 1}" for n in range(len(order))], order).reindex(table.index)
+    copy_of = table["copy_of"] if "copy_of" in table else pd.Series("", table.index)
+    first = table[copy_of == ""]
+    drawn = first["utterance"].map(lambda u: digest([RANDOM_SEED, u]))
+    order = first.assign(drawn=drawn).sort_values(["emotion", "drawn", "utterance"])["utterance"]
+    part = {u: f"part {n % count + 1}" for n, u in enumerate(order)}
+    return table["utterance"].where(copy_of == "", copy_of).map(part)
 
 
 def write_random_parts(table: pd.DataFrame, params: Params) -> Path:

@@ -374,7 +374,7 @@ class Params(Strict):
     def digest(self, variant: str) -> str:
         """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
         p = self.for_variant(variant)
-        own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}[p.variants[variant].network]
+        own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}.get(p.variants[variant].network, set())
         kept = p.model_dump(include={"clip", "folds", "training", *own})
         if p.training.reproducible == "here":  # runs of before there was this key stay what they are
             del kept["training"]["reproducible"]

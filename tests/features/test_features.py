@@ -791,6 +791,40 @@ def test_a_take_without_a_picture_is_left_out(tiny, tmp_path, corpus):
     assert data.left_out.to_numpy().tolist() == [["01-04-01-01-01-02", "video: 01-04-01-01-01-02: has no video file"]]
 
 
+def test_a_take_that_is_there_twice_is_known_and_lies_in_one_part(tiny, tmp_path, corpus):
+    """As in RAVDESS itself: two repetitions by actor 7 are one recording."""
+    root, sounds = tmp_path / "ravdess", sorted(corpus.rglob("*.wav"))
+    root.mkdir()
+    names = [f"03-01-0{e}-01-02-0{r}-0{a}.wav" for e in (3, 4) for a in (1, 2, 7) for r in (1, 2)]
+    for name, sound in zip(names, sounds, strict=False):
+        shutil.copy(sound, root / name)
+    shutil.copy(root / "03-01-03-01-02-01-07.wav", root / "03-01-03-01-02-02-07.wav")
+    changes = {
+        "reader": "ravdess", "root": str(root), "generate": None,
+        "labels": {"happy": "happy", "sad": "sad"}, "classes": ["happy", "sad"],
+    }  # fmt: skip
+    folds = {"by": "speaker", "groups": [["Actor_01"], ["Actor_02"], ["Actor_07"]], "published": None}
+    data = prepare(p := make_world(tiny, tmp_path, root, "audio", corpus=changes, folds=folds))
+    first, copy = "01-03-01-02-01-07", "01-03-01-02-02-07"
+    assert data.info["copies"] == {copy: first}
+    known = data.table.set_index("utterance")["copy_of"]
+    assert known[copy] == first and (known.drop(copy) == "").all() and len(known) == 12
+    for count in range(2, 7):
+        parts = random_parts(data.table, count).set_axis(data.table["utterance"])
+        assert parts[copy] == parts[first]
+        others = parts.drop(copy).value_counts()
+        assert len(others) == count and others.max() - others.min() <= 1
+    for fold in p.fold_numbers("random-split"):
+        leaks.check(data, split(data.table, p, fold, "random-split"), p.kinds)
+    apart = data.table.drop(columns="copy_of")  # dealt as if it were not known, sooner or later a fold is refused
+    said = refused(lambda: [leaks.check(data, split(apart, p, f, "random-split"), p.kinds) for f in (1, 2, 3)])
+    assert first in said and copy in said
+
+
+def test_without_copies_the_manifest_is_what_it_was(data):
+    assert data.info["copies"] == {} and "copy_of" not in data.table
+
+
 def some_wav_of(corpus):
     return sorted(corpus.rglob("*.wav"))[0]
 

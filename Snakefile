@@ -7,12 +7,14 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args
 from urllib.parse import unquote
 
 sys.path.insert(0, workflow.basedir)
 from foalkit import UserError
 from foalkit.files import read_mapping
 from foalkit.params import load as _load
+from foalkit.params.schema import Protocol
 
 
 
@@ -91,7 +93,7 @@ def gpus_for(spec):
 
 
 wildcard_constraints:
-    protocol="honest|published",
+    protocol="|".join(get_args(Protocol)),
     variant="[^/]+",
     fold=r"\d+",
     seed=r"\d+",

@@ -3,6 +3,7 @@
 import ast
 import sys
 from dataclasses import dataclass
+from typing import get_args
 
 from foalkit import ROOT, UserError
 from foalkit.files import refusal
@@ -33,8 +34,8 @@ def settings(params: Params, *sections: str, variant: str | None = None):
     from IPython.display import HTML
 
     if not sections:
-        network = params.variants[variant].network
-        sections = ("cfn_sr", "training") if network == "cfn-sr" else ("model", "loss", "training")
+        own = {"cfn-sr": ("cfn_sr",), "late-product": ()}.get(params.variants[variant].network, ("model", "loss"))
+        sections = (*own, "training")
     table = pd.DataFrame(keys.settings(params, *sections, variant=variant)).set_index("setting")
     table = table.drop(columns=[c for c in ("paper", "released code") if not table[c].any()])
     table.index.name, table.columns.name = None, "setting"
@@ -62,8 +63,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     if chosen.get("variant") is not None:
         loaded.for_variant(chosen["variant"])
     protocol = chosen.get("protocol", "honest")
-    if protocol not in ("honest", "published"):
-        raise UserError(f"unknown protocol {protocol!r}; {nearest(str(protocol), ['honest', 'published'])}")
+    if protocol not in (known := list(get_args(Protocol))):
+        raise UserError(f"unknown protocol {protocol!r}; {nearest(str(protocol), known)}")
     for name in ("fold", "seed"):
         value = chosen.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):

@@ -1,12 +1,18 @@
-"""Explicit folds: leave one session (or a group of actors) out, the validation choice, and the checks."""
+"""Explicit folds: leave one session (or a group of actors) out, the validation choice, and the checks.
+
+Beside them the folds of `random-split`, which put every speaker on both sides: they show what that leak is worth.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from foalkit import UserError
-from foalkit.files import digest
+from foalkit.files import digest, whole
 from foalkit.params import Params
+
+RANDOM_SEED = 0  # of the parts under random-split, whatever the seeds of training are
 
 
 @dataclass(frozen=True)
@@ -26,24 +32,52 @@ class Split:
 def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Split:
     """The utterances of fold `fold` (1-based), checked for leaks.
 
-    honest: the next fold's groups validate; published: no validation, all the others train (protocol.md).
-    Raises UserError for a fold that does not exist and for any speaker or dialogue on two sides.
+    honest: the next fold's groups validate; published: no validation, all the others train (protocol.md);
+    random-split: as honest, but the groups are `random_parts`, which hold utterances of every speaker.
+    Raises UserError for a fold that does not exist and, but under random-split, for any speaker or dialogue on two
+    sides.
     """
-    groups, count = params.folds.groups, len(params.folds.groups)
+    column, groups, apart = table[params.folds.by], params.folds.groups, ("speaker", "dialogue")
     if fold not in (folds := params.fold_numbers(protocol)):
         raise UserError(f"fold {fold} does not exist; folds are 1 to {folds[-1]} ({protocol})")
+    if protocol == "random-split":
+        column, apart = random_parts(table, len(groups)), ()
+        groups = [[f"part {n}"] for n in range(1, len(groups) + 1)]
     test = groups[fold - 1]
-    validation = groups[fold % count] if protocol == "honest" else []
+    validation = groups[fold % len(groups)] if protocol != "published" else []
     train = [g for group in groups for g in group if g not in test and g not in validation]
     sides = {"train": train, "validation": validation, "test": test}
-    column = table[params.folds.by]
     result = Split(**{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides)
-    check_split(table, result)
+    check_split(table, result, apart)
     return result
 
 
-def check_split(table: pd.DataFrame, split: Split) -> None:
-    """Raise UserError naming the first speaker or dialogue found on two sides, or an empty side."""
+def random_parts(table: pd.DataFrame, count: int) -> pd.Series:
+    """The part ("part 1" to "part <count>") of each of the table's rows, dealt at random, emotion by emotion.
+
+    Parts hold the same number of utterances, and of each emotion's, but for one; a copy of another utterance's sound
+    (the manifest's `copy_of`, where there is any) lies where that one does. The draw is a digest of the utterance with
+    `RANDOM_SEED`: the same on every machine, whatever the order of the table.
+    """
+    copy_of = table["copy_of"] if "copy_of" in table else pd.Series("", table.index)
+    first = table[copy_of == ""]
+    drawn = first["utterance"].map(lambda u: digest([RANDOM_SEED, u]))
+    order = first.assign(drawn=drawn).sort_values(["emotion", "drawn", "utterance"])["utterance"]
+    part = {u: f"part {n % count + 1}" for n, u in enumerate(order)}
+    return table["utterance"].where(copy_of == "", copy_of).map(part)
+
+
+def write_random_parts(table: pd.DataFrame, params: Params) -> Path:
+    """outputs/<params>/random-split.csv: utterance, speaker, emotion and part (`random_parts`); returns the path."""
+    file = params.folder / "random-split.csv"
+    parts = random_parts(table, len(params.folds.groups))
+    with whole(file) as part:
+        table[["utterance", "speaker", "emotion"]].assign(part=parts).to_csv(part, index=False)
+    return file
+
+
+def check_split(table: pd.DataFrame, split: Split, apart: tuple[str, ...] = ("speaker", "dialogue")) -> None:
+    """Raise UserError naming the first utterance, or name in the columns `apart`, on two sides; or an empty side."""
     side = {u: s for s in ("train", "validation", "test") for u in getattr(split, s)}
     unwanted = not split.groups.get("validation")  # the published protocol has none
     empty = (
@@ -61,7 +95,7 @@ def check_split(table: pd.DataFrame, split: Split) -> None:
         every = pd.Series(split.train + split.validation + split.test)
         raise UserError(f"utterance {every[every.duplicated()].iloc[0]} is on two sides of the split")
     sides = table.assign(side=table["utterance"].map(side)).dropna(subset="side")
-    for column in ("speaker", "dialogue"):
+    for column in apart:
         spread = sides.groupby(column)["side"].unique()
         for name, found in spread[spread.map(len) > 1].items():
             raise UserError(f"{column} {name} is on two sides of the split: {' and '.join(sorted(found))}")

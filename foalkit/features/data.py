@@ -110,6 +110,8 @@ def prepare(params: Params) -> Data:
         left_out = pd.concat(
             [left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])], ignore_index=True
         )
+        if copies := _copies(table, stores, params.kinds):
+            table["copy_of"] = table["utterance"].map(copies).fillna("")
         card = root / "card.json"
         counts = table["emotion"].value_counts().reindex(params.corpus.classes).fillna(0).astype(int)
         info = {
@@ -121,6 +123,7 @@ def prepare(params: Params) -> Data:
             "utterances": len(table),
             "left_out": len(left_out),
             "without": without,
+            "copies": copies,
             "counts": counts.to_dict(),
             "clip": params.clip.model_dump(),
             "longer_than_clip": _longer_than_clip(table, params.clip),
@@ -275,6 +278,17 @@ def with_lengths(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[st
             bad[turn["utterance"]] = str(error)
     table = table.assign(end=pd.Series(ends, dtype=float))
     return table[~table["utterance"].isin(bad)].reset_index(drop=True), bad
+
+
+def _copies(table: pd.DataFrame, stores: dict[str, FeatureStore], kinds: dict[str, Kind]) -> dict[str, str]:
+    """The utterances whose stored sound is another one's, byte for byte, each with the first that has it.
+
+    RAVDESS itself holds such a pair, two repetitions by actor 7.
+    """
+    sounds = [store for stream, store in stores.items() if kinds[stream] == "sound"]
+    first: dict[tuple, str] = {}
+    seen = {u: first.setdefault(tuple(s.digests[u] for s in sounds), u) for u in table["utterance"] if sounds}
+    return {utterance: original for utterance, original in seen.items() if original != utterance}
 
 
 def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:

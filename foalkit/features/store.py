@@ -20,9 +20,9 @@ class FeatureStore:
 
     A store of waveforms holds int16 `(S, 1)`: samples times 32 768; one of pictures uint8 `(T, size² · 3)`. `found`
     says, where faces were looked for, in which share of an utterance's frames one was found; `notes` what was filled
-    up. `digest` is of the stored bytes. Raises UserError for files that are not whole or not those that were
-    written: for the index at once, for an utterance's bytes when it is read first (`verify` reads all). `mapped`: a
-    small store too is not read before it is used.
+    up. `digest` is of the stored bytes, `digests` of each utterance's. Raises UserError for files that are not whole or
+    not those that were written: for the index at once, for an utterance's bytes when it is read first (`verify` reads
+    all). `mapped`: a small store too is not read before it is used.
     """
 
     def __init__(self, folder: Path, *, mapped: bool = False):
@@ -34,7 +34,7 @@ class FeatureStore:
             if self.digest != index_digest(index, self.width, self.dtype):
                 raise ValueError("index.parquet is not the one that was written")
             self.lengths = _column(index, "frames")
-            self._offsets, self._keys, self._digests = (_column(index, c) for c in ("offset", "key", "digest"))
+            self._offsets, self._keys, self.digests = (_column(index, c) for c in ("offset", "key", "digest"))
             kept = (_column(index.dropna(subset=c), c) for c in ("found", "note", "boxes"))
             self.found, self.notes, self.boxes = kept
         except (OSError, ValueError, KeyError, TypeError) as error:  # ValueError: broken JSON or Parquet
@@ -59,7 +59,7 @@ class FeatureStore:
         offset = self._offsets[utterance]
         features = self.packed[offset : offset + self.lengths[utterance]]
         if utterance in self._unread:
-            if bytes_digest(np.ascontiguousarray(features)) != self._digests[utterance]:
+            if bytes_digest(np.ascontiguousarray(features)) != self.digests[utterance]:
                 raise self._damaged(f"the bytes of {utterance} are not those that were written")
             self._unread.discard(utterance)
         return features

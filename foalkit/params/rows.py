@@ -21,7 +21,8 @@ class Variant(Strict):
     label: Line
     modality: Line  # A, V or A+V
     streams: list[Stream] = Field(min_length=1)  # the first one asks and is asked as the paper's audio
-    network: Literal["foal-net", "cfn-sr"] = "foal-net"  # whose one- or two-stream network the streams enter
+    # whose one- or two-stream network the streams enter; late-product: none, a logistic regression each
+    network: Literal["foal-net", "cfn-sr", "late-product"] = "foal-net"
     starts_from: list[Name] = []  # the variants whose runs of the same fold and seed give the first weights
     set: dict[str, Any] = {}  # settings of its own, by dotted key
     # method → (UA, WA) in percent, as printed; null: not printed

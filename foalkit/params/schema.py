@@ -16,7 +16,7 @@ from foalkit.params.reading import expand
 from foalkit.params.rows import Preset, Variant
 from foalkit.params.strict import Count, Few, Line, Name, Seed, Share, Stream, Strict, Weight
 
-Protocol = Literal["honest", "published"]
+Protocol = Literal["honest", "published", "random-split"]  # the last shows a leak, and is never ranked
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
 _FACT = {"__all__": {"trained_on"}}  # said of encoders, nothing is computed from it
 
@@ -375,7 +375,7 @@ class Params(Strict):
     def digest(self, variant: str) -> str:
         """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
         p = self.for_variant(variant)
-        own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}[p.variants[variant].network]
+        own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}.get(p.variants[variant].network, set())
         kept = p.model_dump(include={"clip", "folds", "training", *own}, exclude={"model": {"inputs": _FACT}})
         if p.training.reproducible == "here":  # runs of before there was this key stay what they are
             del kept["training"]["reproducible"]

@@ -6,13 +6,14 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bs4 import BeautifulSoup, NavigableString
 
 from foalkit import UserError
 from foalkit.features.store import FeatureStore
 from foalkit.params import Params
+from foalkit.params.schema import Protocol
 from foalkit.report.page import write_report
 from foalkit.results import records
 from foalkit.results.variants import variant_result, write_five_fold
@@ -29,7 +30,8 @@ def check(params: Params) -> tuple[list[str], int]:
         raise UserError(f"{params.name}: no report.html; run 04_ablation first")
     params = records.runnable(params)
     wanted = [(protocol, variant) for protocol, variants in params.ablation.items() for variant in variants]
-    kept = [f.stem.partition("-")[::2] for f in sorted((params.folder / "five_fold").glob("*.json"))]
+    files = sorted((params.folder / "five_fold").glob("*.json"))
+    kept = [(p, f.stem.removeprefix(f"{p}-")) for f in files for p in get_args(Protocol) if f.stem.startswith(f"{p}-")]
     others = [(p, v) for p, v in kept if (p, v) not in wanted]  # 03_five_fold serves other variants too
     runs = [r for row in wanted + others for r in records.read_runs(params, *row)]
     differences = [line for run in runs for line in _check_scores(params, run)]

@@ -15,6 +15,7 @@ from foalkit.report import figures
 from foalkit.results import scoring
 from foalkit.results.claims import claims_table, judge
 from foalkit.results.encoders import encoders_table, noted
+from foalkit.results.protocols import price_of_split, protocols_table
 from foalkit.results.published import published_tables, why_apart
 from foalkit.results.tables import (
     FEW,
@@ -30,6 +31,7 @@ from foalkit.results.tables import (
     selection_table,
     spread_table,
     strata_table,
+    with_interval,
 )
 from foalkit.results.terms import pooled, sentence, terms_table
 from foalkit.results.variants import PRINTED_ON, SYSTEMS, VariantResult, interval_words, shown_rows
@@ -59,6 +61,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     tables = {
         "claims": claims_table(judged),
         "ablation": printed_table(params, rows),
+        "protocols": protocols_table(params, results),
         "peeking": peeking,
         "differences": paired_differences(params, results),
         "terms": terms_table(results),
@@ -94,6 +97,8 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         learned=[sentence(n, t) for n, t in pooled([r.get("terms", {}) for r in (shown or results)[0].runs]).items()],
         questions=[params.variants[v] for v in dict.fromkeys(rows["variant"])],
         headline=_headline(params, results, rows, info),
+        random_split=(rows["protocol"] == "random-split").any(),
+        random_parts=(params.folder / "random-split.csv").exists(),
         never={p: names for p in params.ablation if params.ablation[p] and (names := params.never_tested(p))},
         seeds=len(params.seeds),
         speakers=max(r.pooled["speaker"].nunique() for r in results),
@@ -221,9 +226,9 @@ def _draw(params: Params, results: list[VariantResult], rows: pd.DataFrame, info
 
 
 def ablation_figure(params: Params, results: list[VariantResult], rows: pd.DataFrame, ceilings, chance: float):
-    """The ablation figure of the honest rows (or all, where there are none), its alternative text and caption."""
-    kept = rows[rows["protocol"] == "honest"] if (rows["protocol"] == "honest").any() else rows
-    protocol = kept["protocol"].iloc[0]
+    """The ablation figure of the honest rows (or another protocol's), its alternative text and caption."""
+    protocol = next(p for p in scoring.SELECTION if p in set(rows["protocol"]))
+    kept, speakers = rows[rows["protocol"] == protocol], "seen" if protocol in scoring.MARKED else "unseen"
     points = pd.concat(
         r.folds[r.folds["selection"] == r.row["selection"]].assign(variant=r.row["variant"])
         for r in results
@@ -233,10 +238,12 @@ def ablation_figure(params: Params, results: list[VariantResult], rows: pd.DataF
     alt = f"UA per variant under the {protocol} protocol, with speaker-clustered intervals: {listing}."
     dots = "folds" if kept["seeds"].iloc[0] == 1 else "folds under each seed"
     caption = (
-        f"UA on unseen speakers, {protocol} protocol, {kept['folds'].iloc[0]} folds, "
+        f"UA on {speakers} speakers, {protocol} protocol, {kept['folds'].iloc[0]} folds, "
         f"{kept['seeds'].iloc[0]} seed(s); small dots are {dots}."
     )
-    return figures.ablation(kept, points, ceilings, chance), alt, caption
+    figure = figures.ablation(kept, points, ceilings, chance)
+    figure.axes[0].set_xlabel(f"UA on {speakers} speakers")
+    return figure, alt, caption
 
 
 def peeking_figure(rows: list[VariantResult]):
@@ -297,6 +304,11 @@ def _headline(params: Params, results: list[VariantResult], rows: pd.DataFrame, 
             if params.never_tested("published"):
                 note += f"; over {published.loc[best, 'folds']} folds instead of {h['folds']}"
             card(f"{gap:+.1f} points", "published − honest", note)
+        price = price_of_split({r.row["protocol"]: r for r in results if r.row["variant"] == best})
+        if price is not None:
+            value, _, ends = with_interval(*price, "+.1f").partition(" ")
+            note = "what speakers on both sides of the split add; a demonstration, no result"
+            card(f"{value} points", "random-split − honest", f"{ends}: {note}" if ends else note)
         single = honest[honest["modality"] != "A+V"]
         if len(single):
             more = 100 * (h["ua_pooled"] - single["ua_pooled"].max())

@@ -8,6 +8,7 @@ from foalkit import UserError
 from foalkit.params import Params
 from foalkit.params.load import read_published
 from foalkit.params.rows import PublishedRow, Selected
+from foalkit.results import scoring
 
 
 def rank(rows: list[PublishedRow]) -> list[tuple[int | None, PublishedRow]]:
@@ -47,7 +48,8 @@ def why_apart(params: Params) -> str:
 def published_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """{protocol: ranked table} of the registry's rows of the params' corpus, percentages.
 
-    Ours stand where the epoch was chosen in the same way, as pooled over the folds, or nowhere (`why_apart`).
+    Ours stand where the epoch was chosen, or the split made, in the same way, as pooled over the folds, or nowhere
+    (`why_apart`).
     """
     corpus = params.corpus.printed[0] if params.corpus.printed else None
     kept = [r for r in read_published() if r.corpus == corpus]
@@ -59,7 +61,7 @@ def published_tables(params: Params, rows: pd.DataFrame) -> dict[str, pd.DataFra
                 modality=r["modality"],
                 ua=100 * r["ua_pooled"],
                 wa=100 * r["wa_pooled"],
-                protocol=f"{r['selection']}-selected",
+                protocol=r["protocol"] if r["protocol"] in scoring.MARKED else f"{r['selection']}-selected",
                 folds=_folds(params, r),
                 parameters=r["parameters"] / 1e6,
                 source=f"five_fold/{r['protocol']}-{r['variant']}.json",

@@ -78,7 +78,7 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
         line = {
             "modality": r["modality"],
             "variant": f"{r['label']} ({r['idle']} cannot act here)" if r["idle"] else r["label"],
-            "protocol, epoch by": f"{r['protocol']}, {r['selection']}",
+            "protocol, epoch by": f"{scoring.MARKED.get(r['protocol'], r['protocol'])}, {r['selection']}",
             "folds": f"{r['folds']} of {len(params.folds.groups)}" if folds else "–",
             **scores,
             "mean of folds, UA / WA": f"{percent(r['ua_folds'])} / {percent(r['wa_folds'])}" if apart else "–",
@@ -112,12 +112,12 @@ def peeking_table(params: Params, results: list[VariantResult]) -> tuple[pd.Data
     below them what the test fold adds over an honest rule, on the same runs. Intervals are over folds
     (`scoring.fold_interval`, seeds averaged before). The metric is UA, or WA where the paper prints no UA. The
     second value holds the numbers for a sentence: metric, printed, and {protocol: (price, low, high)} in points.
-    Empty without two honest or two published rows.
+    Random-split is left out: its price is another (`protocols`). Empty without two honest or two published rows.
     """
     lines, said = [], {"price": {}}
     for protocol, fair in scoring.FAIR.items():
         rows = shown_rows(params, results, protocol)
-        if len(rows) < 2:
+        if len(rows) < 2 or protocol in scoring.MARKED:
             continue
         best, plain = rows
         printed = [dict(zip(METRICS, _printed(params, r.row["variant"])[1:], strict=True)) for r in rows]

@@ -15,7 +15,7 @@ from foalkit.results import records, scoring
 
 # the variant that stands for each system, and its plain fusion, which the others are compared with
 SYSTEMS = {"foal-net": "Foal-Net", "cfn-sr": "CFN-SR"}
-PLAIN = {"foal-net": "baseline", "cfn-sr": "concat"}
+PLAIN = {"foal-net": "baseline", "cfn-sr": "concat", "late-product": "baseline"}
 PRINTED_ON = {"foal-net": "IEMOCAP", "cfn-sr": "RAVDESS"}  # the corpus of each paper's numbers
 
 

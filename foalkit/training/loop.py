@@ -20,7 +20,7 @@ from foalkit.models import FoalNet, Unimodal
 from foalkit.params import Params
 from foalkit.progress import progress
 from foalkit.results import scoring
-from foalkit.training import unfinished
+from foalkit.training import late, unfinished
 from foalkit.training.gradients import add_gradients, precision
 from foalkit.training.networks import Net, Streams, build_net
 from foalkit.training.processes import Processes, launch
@@ -69,6 +69,8 @@ def train(
     if params.variants[variant].starts_from and not start:
         raise UserError(f"{variant} starts from other runs: give their weights (training.runs.first_weights)")
     p = params.for_variant(variant)
+    if p.variants[variant].network == "late-product":
+        return Result(**late.train(p, variant, data, sides, protocol))
     if p.training.processes > 1 and processes is None:
         return Result(**launch(params, variant, sides, seed, protocol, keep))
     threads = torch.get_num_threads()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from foalkit import UserError, devices
-from foalkit.corpora.folds import Split, check_coverage, split
+from foalkit.corpora.folds import Split, check_coverage, split, write_random_parts
 from foalkit.features import leaks
 from foalkit.features.data import Data, open_data
 from foalkit.files import digest
@@ -68,6 +68,8 @@ def save(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "provenance": records.provenance(),
     }
+    if protocol == "random-split":
+        write_random_parts(data.table, params)
     folder = records.run_folder(params, protocol, variant, fold, seed)
     file = records.write_run(folder, record, result.predictions, result.weights, result.absent)
     for kept in folder.glob("unfinished-*"):

@@ -5,7 +5,7 @@ import pytest
 from conftest import refused
 
 from foalkit import ROOT, UserError, params
-from foalkit.corpora.folds import Split, check_coverage, check_split, split, summary
+from foalkit.corpora.folds import Split, check_coverage, check_split, random_parts, split, summary, write_random_parts
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +139,69 @@ def test_the_digest_says_which_split_it_is(table, p):
     assert split(table.copy(), p, 1, "honest").digest == digests[1, "honest"]
     smaller = table.drop(index=30)
     assert split(smaller, p, 1, "honest").digest != digests[1, "honest"]
+
+
+# ---- random-split: speakers on both sides, on purpose ------------------------------------------------
+
+
+@pytest.fixture
+def uneven(table):
+    """60 turns, in a scattered order, of four emotions: 31, 17, 7 and 5."""
+    emotion = ["happy"] * 31 + ["neutral"] * 17 + ["sad"] * 7 + ["angry"] * 5
+    return table.assign(emotion=emotion).sample(frac=1, random_state=3).reset_index(drop=True)
+
+
+def of_sides(table, p, fold):
+    sides = split(table, p, fold, "random-split")
+    return sides, {side: set(getattr(sides, side)) for side in ("train", "validation", "test")}
+
+
+def test_random_split_tests_all_once_and_validates_on_the_next_part(uneven, p):
+    found = [of_sides(uneven, p, fold) for fold in p.fold_numbers("random-split")]
+    assert len(found) == len(p.folds.groups) == 5
+    tested = [u for _, sides in found for u in sides["test"]]
+    assert sorted(tested) == sorted(uneven["utterance"])
+    for k, (split_, sides) in enumerate(found):
+        assert sum(map(len, sides.values())) == len(set.union(*sides.values())) == 60
+        assert sides["validation"] == found[(k + 1) % 5][1]["test"]
+        assert split_.groups["test"] == [f"part {k + 1}"] and len(split_.groups["train"]) == 3
+
+
+def test_random_split_puts_every_speaker_and_emotion_on_all_sides(uneven, p):
+    known = uneven.set_index("utterance")
+    for fold in range(1, 6):
+        _, sides = of_sides(uneven, p, fold)
+        for emotion, count in {"happy": 31, "neutral": 17, "sad": 7, "angry": 5}.items():
+            of_test = sum(known.loc[u, "emotion"] == emotion for u in sides["test"])
+            assert count // 5 <= of_test <= -(-count // 5)
+        assert len(sides["test"]) == 12
+        seen = {known.loc[u, "speaker"] for u in sides["train"]}
+        assert {known.loc[u, "speaker"] for u in sides["test"]} <= seen
+        assert len(seen) == 10  # 36 of 60 turns train: each speaker's six are hardly ever all held out
+
+
+def test_random_split_is_random_but_the_same_everywhere(uneven, p):
+    digests = [split(uneven, p, fold, "random-split").digest for fold in range(1, 6)]
+    assert len(set(digests)) == 5
+    again = uneven.sort_values("utterance").reset_index(drop=True)
+    for fold in range(1, 6):
+        assert of_sides(again, p, fold)[1] == of_sides(uneven, p, fold)[1]
+    # dealt by chance: in their order, each part would hold two or three of a session's twelve
+    of_session = pd.crosstab(uneven["session"], random_parts(uneven, 5)).to_numpy()
+    assert of_session.max() >= 4 and of_session.min() <= 1
+
+
+def test_random_split_written_out_is_the_split(uneven, p, tmp_path):
+    moved = p.model_copy(update={"outputs": str(tmp_path)})
+    written = pd.read_csv(write_random_parts(uneven, moved))
+    assert list(written) == ["utterance", "speaker", "emotion", "part"]
+    for fold in range(1, 6):
+        assert set(written.loc[written["part"] == f"part {fold}", "utterance"]) == of_sides(uneven, p, fold)[1]["test"]
+
+
+def test_an_utterance_on_two_sides_is_a_leak_under_random_split_too(uneven, p):
+    doubled = pd.concat([uneven, uneven.head(7)], ignore_index=True)
+    said = refused(lambda: [split(doubled, p, fold, "random-split") for fold in range(1, 6)])
+    assert "is on two sides of the split" in said and said.split()[1] in set(uneven["utterance"].head(7))
+    sides = split(uneven, p, 1, "random-split")
+    assert "speaker Ses01F is on two sides" in refused(lambda: check_split(uneven, sides))  # as the others see it

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from conftest import refused
 from test_media import FPS, FRAMES, numbers, ramp, write_avi, write_wav
 
 from foalkit import params
+from foalkit.corpora.folds import random_parts, split
 from foalkit.corpora.manifest import read_manifest
-from foalkit.features import build, faces, media
+from foalkit.features import build, faces, leaks, media
 from foalkit.features import data as features_data
 from foalkit.features import store as storing
 from foalkit.features.data import extract, open_data, prepare, sources, up_to_date
@@ -789,6 +791,46 @@ def test_a_take_without_a_picture_is_left_out(tiny, tmp_path, corpus):
     data = prepare(p)
     assert data.table["utterance"].tolist() == ["01-03-01-01-01-01"]
     assert data.left_out.to_numpy().tolist() == [["01-04-01-01-01-02", "video: 01-04-01-01-01-02: has no video file"]]
+
+
+def test_a_take_that_is_there_twice_is_known_and_lies_in_one_part(tiny, tmp_path, corpus):
+    """As in RAVDESS itself: two repetitions by actor 7 are one recording."""
+    root, sounds = tmp_path / "ravdess", sorted(corpus.rglob("*.wav"))
+    root.mkdir()
+    names = [f"03-01-0{e}-01-02-0{r}-0{a}.wav" for e in (3, 4) for a in (1, 2, 7) for r in (1, 2)]
+    for name, sound in zip(names, sounds, strict=False):
+        shutil.copy(sound, root / name)
+    shutil.copy(root / "03-01-03-01-02-01-07.wav", root / "03-01-03-01-02-02-07.wav")
+    changes = {
+        "reader": "ravdess", "root": str(root), "generate": None,
+        "labels": {"happy": "happy", "sad": "sad"}, "classes": ["happy", "sad"],
+    }  # fmt: skip
+    folds = {"by": "speaker", "groups": [["Actor_01"], ["Actor_02"], ["Actor_07"]], "published": None}
+    data = prepare(p := make_world(tiny, tmp_path, root, "audio", corpus=changes, folds=folds))
+    first, copy = "01-03-01-02-01-07", "01-03-01-02-02-07"
+    assert data.info["copies"] == {copy: first}
+    known = data.table.set_index("utterance")["copy_of"]
+    assert known[copy] == first and (known.drop(copy) == "").all() and len(known) == 12
+    for count in range(2, 7):
+        parts = random_parts(data.table, count).set_axis(data.table["utterance"])
+        assert parts[copy] == parts[first]
+        others = parts.drop(copy).value_counts()
+        assert len(others) == count and others.max() - others.min() <= 1
+    for fold in p.fold_numbers("random-split"):
+        leaks.check(data, split(data.table, p, fold, "random-split"), p.kinds)
+    apart = data.table.drop(columns="copy_of")  # dealt as if it were not known, the two are parted by some count
+    dealt = [random_parts(apart, count).set_axis(apart["utterance"]) for count in range(2, 7)]
+    assert any(parts[copy] != parts[first] for parts in dealt)
+    sides = split(data.table, p, 1, "random-split")
+    moved = {s: [u for u in getattr(sides, s) if u != copy] for s in ("train", "validation", "test")}
+    other = next(s for s in moved if first not in moved[s])
+    parted = replace(sides, **moved | {other: [*moved[other], copy]})
+    said = refused(lambda: leaks.check(data, parted, p.kinds))
+    assert first in said and copy in said
+
+
+def test_without_copies_the_manifest_is_what_it_was(data):
+    assert data.info["copies"] == {} and "copy_of" not in data.table
 
 
 def some_wav_of(corpus):

@@ -53,6 +53,18 @@ def test_a_copied_recording_on_two_sides_is_named(tiny, data, corpus, sides, tmp
     leaks.check_copies(store, moved)  # as it says: the copy gone, the split is good
 
 
+def test_a_copy_is_a_leak_under_random_split_too(tiny, data):
+    """Speakers on both sides are what it shows; two files of one take on both sides are a fault."""
+    for fold in tiny.fold_numbers("random-split"):
+        leaks.check(data, split(data.table, tiny, fold, "random-split"), tiny.kinds)
+    sides = split(data.table, tiny, 1, "random-split")
+    store = Memory({u: data.stores["audio"][u] for u in data.table["utterance"]})
+    taken, copied = sides.train[0], sides.test[0]
+    store.features[copied] = store.features[taken]
+    message = refused(lambda: leaks.check_copies(store, sides))
+    assert f"{taken} (train)" in message and f"{copied} (test)" in message
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_are_those_that_comparing_all_with_all_finds(seed):
     rng = np.random.default_rng(seed)

@@ -442,7 +442,7 @@ def jobs(done) -> dict[str, int]:
     ("job", "protocols", "train"),
     [
         ("fold", ["honest"], {"train": 3, "five_fold": 1}),
-        ("folds", ["honest", "published"], {"train_honest_video": 1, "train_published_video": 1}),
+        ("folds", ["honest", "random-split"], {"train_honest_video": 1, "train_random_split_video": 1}),
     ],
 )
 def test_the_grid_runs_skips_what_is_done_and_resumes(executed, tiny_file, tiny, tmp_path, job, protocols, train):
@@ -485,19 +485,16 @@ def test_the_grid_refuses_a_misspelt_params_file(tmp_path):
     assert "did you mean 'demo'?" in done.stdout + done.stderr
 
 
-def test_the_demo_grid_is_the_seven_rows_and_two_published(tmp_path):
+def test_the_demo_grid_is_the_seven_rows_and_two_of_them_under_the_other_protocols(tmp_path):
     p = params.load("demo")
     assert p.ablation["honest"] == ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net"]
-    assert {"baseline", "foal-net"} <= set(p.ablation["published"])
+    assert p.ablation["published"] == p.ablation["random-split"] == ["baseline", "foal-net"]
     found = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'}"))
-    trained = [f"train_honest_{v}" for v in p.ablation["honest"]] + [
-        "train_published_baseline",
-        "train_published_foal-net",
-    ]
+    trained = [f"train_{protocol}_{v}" for protocol, rows in p.ablation.items() for v in rows]
     assert {n: c for n, c in found.items() if n.startswith("train")} == {n.replace("-", "_"): 1 for n in trained}
     assert found["preprocess"] == found["ablation"] == 1
     alone = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold"))
-    assert alone["train"] == 45 and alone["five_fold"] == 9 and alone["preprocess"] == 1
+    assert alone["train"] == 55 and alone["five_fold"] == 11 and alone["preprocess"] == 1
 
 
 def test_features_are_extracted_by_session_where_shards_are_asked_for(tmp_path):

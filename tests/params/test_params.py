@@ -41,7 +41,7 @@ def test_published_numbers_are_the_papers():
     variants = params.load("demo").variants
     assert variants["foal-net"].published == {"Foal-Net": (80.10, 79.45)}
     assert variants["audio"].published == {"WavLM": (77.68, 77.25)}
-    printed = ["video-face", "video-face-clip", "video", "audio", "baseline", "avel", "mem", "foal-net"]
+    printed = ["video-face", "video-face-clip", "video", "audio", "late-product", "baseline", "avel", "mem", "foal-net"]
     cfn_sr = ["cfn-video", "cfn-audio", "concat", "no-residual", "batch-summed", "cfn-sr"]
     assert [v for v in variants if not v.startswith("ledger-")] == printed + cfn_sr
     accuracy = {v: list(variants[v].published.values()) for v in cfn_sr}
@@ -242,7 +242,7 @@ def test_every_variant_of_the_ledger_is_another_run_than_foal_net():
 def test_the_demos_ledger_runs_every_variant_but_the_fine_tuned_on_the_demos_corpus():
     demo, p = params.load("demo"), params.load("demo-ledger")
     variants = [n for row in LEDGER.values() for n in row.variants if n != "ledger-waveform"]
-    assert p.ablation == {"honest": ["foal-net", *variants], "published": []}
+    assert p.ablation == {"honest": ["foal-net", *variants], "published": [], "random-split": []}
     assert p.folder != demo.folder and p.corpus == demo.corpus
     assert p.digest("foal-net") == demo.digest("foal-net")
     assert (p.for_variant("ledger-batch").training.batch, p.for_variant("ledger-epochs").training.epochs) == (8, 9)
@@ -362,7 +362,7 @@ def test_null_drops_a_stream_and_resets_a_setting(tmp_path):
     file = tmp_path / "less.yaml"
     file.write_text(
         "base: demo\nfeatures: {face: null, audio: {hop_ms: null}}\nmodel: {inputs: {face: null}}\n"
-        "training: {lr: null}\nablation: {honest: [video, audio], published: null}\nseeds: null\n"
+        "training: {lr: null}\nablation: {honest: [video, audio], published: null, random-split: null}\nseeds: null\n"
     )
     p = params.load(file)
     assert set(p.features) == {"audio", "video"} and set(p.model.inputs) == {"audio", "video"}
@@ -396,7 +396,8 @@ def test_a_stream_may_have_any_name_and_its_kind_comes_from_its_encoder(tmp_path
         "base: demo\nfeatures: {audio: null, video: null, face: null, voice: {encoder: log-mel}, "
         "hands-2: {encoder: hog}, au: {encoder: imported, folder: x, width: 3}}\n"
         "variants: {both: {question: 'What?', label: b, modality: A+V, streams: [voice, hands-2]}}\n"
-        "model: {inputs: null}\ntraining: {standardise: [voice]}\nablation: {honest: [both], published: null}\n"
+        "model: {inputs: null}\ntraining: {standardise: [voice]}\n"
+        "ablation: {honest: [both], published: null, random-split: null}\n"
     )
     p = params.load(file)
     assert p.kinds == {"voice": "sound", "hands-2": "picture", "au": "numbers"}

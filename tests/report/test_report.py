@@ -140,7 +140,7 @@ def test_tables_as_csv_and_booktabs(p, grid):
     ]
     assert float(rows[2]["ua_printed"]) == 0.801 and float(rows[2]["wa_printed"]) == 0.7945
     names = {f.stem for f in folder.glob("*.tex")}
-    assert names == {"claims", "ablation", "peeking", "differences", "calibration", "errors", "strata"}
+    assert names == {"claims", "ablation", "protocols", "peeking", "differences", "calibration", "errors", "strata"}
     for name in names:
         tex = (folder / f"{name}.tex").read_text()
         assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
@@ -157,7 +157,7 @@ def test_every_table_compiles_with_booktabs(p, grid, tmp_path):
     write_absent(p, grid, "foal-net")
     report.write_report(p, results(p))
     tables = sorted((p.folder / "tables").glob("*.tex"))
-    assert len(tables) == 8
+    assert len(tables) == 9
     inputs = "\n\n".join(rf"\input{{{t}}}" for t in tables)
     page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}\small {inputs}\end{{document}}"
     (tmp_path / "page.tex").write_text(page)

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,20 @@ def test_the_published_protocol_has_no_validation_side(p, easy):
     published = train(p, easy, protocol="published")
     assert set(published.predictions["split"]) == {"test"} and set(published.scores) == {"test", "last"}
     assert published.selection == "test"
+
+
+def test_a_random_split_is_trained_recorded_and_written_out_like_the_others(p, easy, tmp_path):
+    p = p.model_copy(update={"outputs": str(tmp_path)})
+    file = runs.run(p, "audio", 2, 0, "random-split", easy)
+    record, sides = records.read_record(file), split(easy.table, p, 2, "random-split")
+    assert file.parent.relative_to(tmp_path).parts == ("runs", "random-split", "audio", "fold2-seed0")
+    assert (record["protocol"], record["selection"]) == ("random-split", "validation")
+    assert record["split_digest"] == sides.digest and record["groups"]["test"] == ["part 2"]
+    assert record["sizes"] == {"train": 48, "validation": 16, "test": 16}
+    kept = records.read_predictions(file.parent)
+    assert set(kept.loc[kept["split"] == "validation", "utterance"]) == set(sides.validation)
+    parts = pd.read_csv(tmp_path / "random-split.csv").set_index("utterance")["part"]
+    assert {u for u in parts.index if parts[u] == "part 2"} == set(kept.loc[kept["split"] == "test", "utterance"])
 
 
 @pytest.mark.parametrize(("protocol", "variant"), [("honest", "foal-net"), ("published", "audio")])

@@ -1,0 +1,109 @@
+"""The late product: a logistic regression on each stream's clip statistics, their probabilities multiplied.
+
+The baseline without a fusion to be learned. It has no epochs: what is chosen is C, the inverse strength of its
+regularisation. An epoch of its record is a value of C, from strong to weak, so C is chosen by the rules, and on the
+sides, that choose the others' epochs. scikit-learn fits it in double precision, without draws: all seeds give the same.
+Its bytes are the same again on one machine; `training.reproducible: everywhere` does not reach them.
+"""
+
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+from foalkit import UserError
+from foalkit.corpora.folds import Split
+from foalkit.features.data import Data
+from foalkit.features.store import FeatureStore
+from foalkit.params import Params
+from foalkit.results import scoring
+
+STRENGTHS = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]  # C; the last is scikit-learn's own
+LEAST = 1e-12  # probability: of an emotion that the training side lacks, too
+
+
+def train(params: Params, variant: str, data: Data, sides: Split, protocol: str) -> dict:
+    """Fit one fold at every C of `STRENGTHS` and score it on validation and test; returns what `loop.Result` holds.
+
+    `params` are the variant's. Raises UserError for a stream of samples or pictures, whose mean says nothing.
+    """
+    from threadpoolctl import threadpool_limits
+
+    began, worked = time.monotonic(), time.process_time()
+    streams, selection = params.variants[variant].streams, scoring.SELECTION[protocol]
+    used = {side: u for side in ("train", "validation", "test") if (u := getattr(sides, side))}
+    inputs = {s: {side: statistics(data.stores[s], s, u) for side, u in used.items()} for s in streams}
+    balanced = "balanced" if params.training.sampler == "balanced" else None
+    kept, history, fitted, alone = [], [], [], []
+    with threadpool_limits(params.training.threads):
+        for epoch, strength in enumerate(STRENGTHS, 1):
+            models = {s: _fit(x["train"], data.labels(sides.train), strength, balanced) for s, x in inputs.items()}
+            logs = {s: {side: _log(models[s], x, len(data.classes)) for side, x in inputs[s].items()} for s in streams}
+            product = {side: sum(logs[s][side] for s in streams) for side in used}
+            now = pd.concat(_rows(data, used[side], product[side], split=side, epoch=epoch) for side in list(used)[1:])
+            loss = scoring.scores_by_epoch(_rows(data, used["train"], product["train"], split="train", epoch=epoch))
+            row = {"epoch": epoch, "C": strength, "ce": float(loss["loss"].iloc[0])}
+            for side, scores in scoring.scores_by_epoch(now).set_index("split").iterrows():
+                row |= {f"{side}_{m}": float(scores[m]) for m in ("wa", "ua", "loss")}
+            kept.append(now)
+            history.append(row)
+            fitted.append(models)
+            alone.append({s: logs[s]["test"] for s in streams})
+    predictions = pd.concat(kept, ignore_index=True)
+    scores = scoring.selected_scores(scoring.scores_by_epoch(predictions))
+    chosen = scores[selection]["epoch"] - 1
+    hidden = zip(streams, reversed(streams), strict=True) if len(streams) == 2 else ()
+    absent = [_rows(data, sides.test, alone[chosen][left], condition=f"no {other}") for left, other in hidden]
+    weights = {f"{s}.{name}": torch.tensor(v) for s in streams for name, v in _weights(fitted[chosen][s]).items()}
+    return {
+        "history": pd.DataFrame(history),
+        "predictions": predictions,
+        "scores": scores,
+        "absent": pd.concat(absent, ignore_index=True) if absent else pd.DataFrame({"utterance": []}),
+        "weights": weights,
+        "selection": selection,
+        "reach": {},
+        "parameters": sum(w.numel() for name, w in weights.items() if name.endswith((".coef", ".intercept"))),
+        "device": "cpu",
+        "seconds": time.monotonic() - began,
+        "cpu_seconds": time.process_time() - worked,
+        "resumed": [],
+    }
+
+
+def statistics(store: FeatureStore, stream: str, utterances: list[str]) -> np.ndarray:
+    """Mean and standard deviation over time of the features of each utterance: `(N, 2 D)` float64."""
+    if store.dtype != "float16":
+        raise UserError(f"features.{stream}: the mean of samples or pictures says nothing; late-product needs features")
+    clips = (store[u].astype(np.float64) for u in utterances)
+    return np.stack([np.concatenate([x.mean(0), x.std(0)]) for x in clips])
+
+
+def _fit(x: np.ndarray, labels: np.ndarray, strength: float, balanced: str | None):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = LogisticRegression(C=strength, class_weight=balanced, max_iter=2000)
+    return make_pipeline(StandardScaler(), model).fit(x, labels)
+
+
+def _log(model, x: np.ndarray, classes: int) -> np.ndarray:
+    """Logarithms of the probabilities `(N, classes)`."""
+    probabilities = np.full((len(x), classes), LEAST)
+    probabilities[:, model.classes_] = model.predict_proba(x)
+    return np.log(np.maximum(probabilities, LEAST))
+
+
+def _weights(model) -> dict[str, np.ndarray]:
+    scaler, regression = model[0], model[-1]
+    return {"mean": scaler.mean_, "scale": scaler.scale_, "coef": regression.coef_, "intercept": regression.intercept_}
+
+
+def _rows(data: Data, utterances: list[str], logits: np.ndarray, **more) -> pd.DataFrame:
+    """A row of predictions for each utterance, as `loop.train` keeps them."""
+    speakers = data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy()
+    known = {"utterance": utterances, "speaker": speakers, **more, "true": data.labels(utterances).astype(np.int8)}
+    table = pd.DataFrame({**known, **{f"logit_{c}": logits[:, i].astype("f4") for i, c in enumerate(data.classes)}})
+    return table.astype({"epoch": np.int16}) if "epoch" in more else table

@@ -146,6 +146,7 @@ class Hog(WeightFree):
     size: Few = Field(64, description="pixels of each side that the picture is brought to")
     cell: Count = Field(8, description="pixels of each side of a cell")
     orientations: Count = Field(8, description="orientations, each a number per cell")
+    since_start: bool = Field(False, description="less the utterance's first frame: what moves, not who it is")
     region: Region = Field("picture", description="the speaker's whole picture, or the face in it")
     every: Count = Field(1, description="use each n-th frame")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from foalkit.puppets.acting import perform
 from foalkit.puppets.casting import varied
-from foalkit.puppets.displays import CORNERS, PRIORS, Turn, ceilings, display_row, display_tables, draw_display
+from foalkit.puppets.displays import CORNERS, PRIORS, UNCLEAR, Turn, ceilings, display_row, display_tables, draw_display
 from foalkit.puppets.faces import PANEL, Portrait
 from foalkit.puppets.looks import LOOKS, Look
 from foalkit.puppets.voices import HOP, RATE, VOICES, Voice, speak
@@ -25,14 +25,17 @@ from foalkit.puppets.writing import (
     write_wav,
 )
 
-VERSION = 2  # raise it with every change that changes a byte of the corpus
+VERSION = 3  # raise it with every change that changes a byte of the corpus
 SESSIONS = 5  # as many as the release has; more have speakers that are variations of theirs
 USABLE = 0.8  # share of turns in the four classes; the others are what every reader leaves out
 EXPRESSIVE = {"F": (1.0, 1.1, 0.93, 1.05, 0.9), "M": (0.9, 1.02, 1.08, 0.95, 1.05)}  # by session: how far displays go
 # IEMOCAP's turn lengths in seconds at these percentiles (5 531 turns of four classes).
 _PERCENT = (0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 100)
 _LENGTHS = (0.58, 1.09, 1.39, 1.68, 2.13, 2.55, 3.00, 3.58, 4.25, 5.18, 6.53, 8.69, 11.06, 15.54, 34.14)
-_SHORTEST, _SHRINK = 0.6, 0.13  # the demo's turns: 0.6 s plus 0.13 of what IEMOCAP's exceed their shortest by
+# Seconds of rest before a turn's voice and expression. Attention that is averaged over time can only tell whether two
+# streams match where it has something else to look at: with one lasting display it answers the same to everyone.
+BREATH = 0.2
+_SHORTEST, _SHRINK = 0.7, 0.12  # the demo's turns: 0.7 s plus 0.12 of what IEMOCAP's exceed their shortest by
 _NAMES = {  # irregular names, as in the release; they come first, so that small corpora have them
     3: ("M_impro05a", "M_impro05b", "F_impro01", "F_script01_1", "M_script02_2"),
     5: ("M_script01_1b", "F_impro02", "M_impro01", "F_script02_1", "F_impro04"),
@@ -110,13 +113,13 @@ def _turns(rng: np.random.Generator, dialogue: Dialogue, labels: list[str], leng
         if i and rng.random() < 0.75:
             speaker = next(s for s in dialogue.speakers if s != speaker)
         gap = rng.uniform(-0.45, -0.15) if rng.random() < 0.2 else rng.uniform(0.03, 0.2)
-        start = max(at + (gap if i else 0), ended[speaker] + 0.05)
+        start = max(at + (gap if i else 0), ended[speaker] + 0.3)
         # Times are multiples of half a millisecond: eight samples, and exact in the label's four decimals.
         start, end = (round(t * 2000) / 2000 for t in (start, start + length))
         at, ended[speaker] = max(at, end), end
         yield Turn(
             f"{dialogue.name}_{speaker[5]}{count[speaker]:03d}", speaker, label, start, end,
-            draw_display(rng, label, "audio"), draw_display(rng, label, "video"), rng.uniform(0.85, 1.0),
+            *(draw_display(rng, label, m, UNCLEAR) for m in ("audio", "video")), rng.uniform(0.85, 1.0),
         )  # fmt: skip
         count[speaker] += 1
 
@@ -137,12 +140,13 @@ def _write_dialogue(job: tuple[Path, Dialogue]) -> list[dict]:
         _, own_voice, expressive = known[turn.speaker]
         reach = turn.intensity * expressive
         (a1, v1), (a2, v2) = (np.array(d) * reach + rng.normal(0, 0.07, 2) for d in (turn.audio, turn.video))
-        voice, mouth = speak(rng, own_voice, seconds=turn.end - turn.start, arousal=a1, valence=v1)
-        first, step = round(turn.start * RATE), round(turn.start * RATE / HOP)
+        begin = turn.start + BREATH
+        voice, mouth = speak(rng, own_voice, seconds=turn.end - begin, arousal=a1, valence=v1)
+        first, step = round(begin * RATE), round(begin * RATE / HOP)
         voices[turn.speaker][first : first + len(voice)] = voice
         mouths[turn.speaker][step : step + len(mouth)] = mouth
         # A frame n belongs to the turn if start <= n / FPS < end.
-        parts[turn.speaker].append((*(int(np.ceil(t * FPS)) for t in (turn.start, turn.end)), a2, v2))
+        parts[turn.speaker].append((*(int(np.ceil(t * FPS)) for t in (begin, turn.end)), a2, v2))
     room = rng.normal(0, 6e-4, samples)
     folder = base / "sentences/wav" / dialogue.name
     for turn in dialogue.turns:
@@ -308,8 +312,8 @@ def _write_tables(part: Path, dialogues: list[Dialogue], boxes: list[dict], iden
             for k in sorted({d.session for d in dialogues})
         },
         "priors": PRIORS,
-        "ceilings": {name: round(value, 6) for name, value in ceilings().items()},
-        "display_tables": display_tables({label: label for label in CORNERS}),
+        "ceilings": {name: round(value, 6) for name, value in ceilings(UNCLEAR).items()},
+        "display_tables": display_tables({label: label for label in CORNERS}, UNCLEAR),
     }
     return write_card(part, card, _README)
 

@@ -17,7 +17,7 @@ from scipy.signal import resample_poly
 from foalkit import UserError
 from foalkit.puppets.acting import perform
 from foalkit.puppets.casting import varied
-from foalkit.puppets.displays import Turn, ceilings, display_row, display_tables, draw_display
+from foalkit.puppets.displays import WRONG, Turn, ceilings, display_row, display_tables, draw_display
 from foalkit.puppets.faces import Portrait
 from foalkit.puppets.looks import Look
 from foalkit.puppets.voices import HOP, Voice, speak
@@ -60,7 +60,7 @@ def plan(seed: int, takes_per_actor: int, actors: int) -> list[Turn]:
                 Turn(
                     f"01-{CODES[corner]:02d}-{intensity:02d}-{statement:02d}-{repetition:02d}-{actor:02d}",
                     f"Actor_{actor:02d}", NAMES[corner], 0.0, float(frames / FPS),
-                    draw_display(rng, corner, "audio"), draw_display(rng, corner, "video"),
+                    draw_display(rng, corner, "audio", WRONG), draw_display(rng, corner, "video", WRONG),
                     reach * (rng.uniform(0.85, 0.95) + 0.1 * (intensity == 2)),
                 )
             )  # fmt: skip
@@ -202,8 +202,8 @@ def _write_tables(part: Path, takes: list[Turn], identity: dict) -> dict:
         "seconds": round(sum(take.end for take in takes), 2),
         "labels": dict(sorted(labels.items())),
         "priors": {NAMES[corner]: round(share, 6) for corner, share in priors.items()},
-        "ceilings": {name: round(value, 6) for name, value in ceilings(priors).items()},
-        "display_tables": display_tables(NAMES),
+        "ceilings": {name: round(value, 6) for name, value in ceilings(WRONG, priors).items()},
+        "display_tables": display_tables(NAMES, WRONG),
     }
     return write_card(part, card, _README)
 

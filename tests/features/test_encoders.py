@@ -131,6 +131,15 @@ def test_hog_forgives_contrast_and_survives_flat_pictures(tmp_path):
     assert "not a multiple" in refused(lambda: encoder(tmp_path, encoder="hog", size=64, cell=10))
 
 
+def test_hog_since_the_start_is_each_frame_less_the_first(tmp_path):
+    spec = {"encoder": "hog", "size": 64, "cell": 16}
+    whole, moved = encoder(tmp_path, **spec)(FRAMES), encoder(tmp_path, **spec, since_start=True)(FRAMES)
+    np.testing.assert_array_equal(moved[0], 0)
+    for t in (1, 2):
+        np.testing.assert_allclose(moved[t] + whole[0], whole[t], atol=1e-6)
+    assert np.abs(moved[1]).max() > 0.1
+
+
 # ---- WavLM -----------------------------------------------------------------------------------------
 
 

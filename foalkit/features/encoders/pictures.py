@@ -9,11 +9,12 @@ from foalkit.params.encoders import Frames, Hog
 class HogEncoder:
     """Histograms of oriented gradients `(T, cells² · orientations)` per frame, cell energies square-rooted.
 
-    A picture's histograms are divided by the root mean square of their norms: contrast does not matter.
+    A picture's histograms are divided by the root mean square of their norms: contrast does not matter. With
+    `since_start` the first frame's are subtracted from every frame's: what stays is what has moved, not who is seen.
     """
 
     def __init__(self, spec: Hog, where: str = "features"):
-        self.size, self.cell, self.bins = spec.size, spec.cell, spec.orientations
+        self.size, self.cell, self.bins, self.since_start = spec.size, spec.cell, spec.orientations, spec.since_start
         if spec.size % spec.cell:
             raise UserError(f"{where}: hog size {spec.size} is not a multiple of its cell {spec.cell}")
         self.width = (spec.size // spec.cell) ** 2 * spec.orientations
@@ -33,7 +34,7 @@ class HogEncoder:
             result[..., b] = vote.reshape(-1, cells, self.cell, cells, self.cell).mean((2, 4))
         result = np.sqrt(result)
         result /= np.sqrt((result**2).sum(-1).mean((1, 2)))[:, None, None, None] + 1e-6
-        return result.reshape(len(grey), -1)
+        return (result - result[:1] if self.since_start else result).reshape(len(grey), -1)
 
 
 class FramesEncoder:

@@ -169,6 +169,7 @@ class Resemblyzer(Packaged):
     made_by: ClassVar[str] = "packaged.ResemblyzerEncoder"
     trained_on: ClassVar = ("LibriSpeech", "VoxCeleb1", "VoxCeleb2")  # github.com/resemble-ai/Resemblyzer/issues/3
     encoder: Literal["resemblyzer"]
+    layer: int = Field(3, ge=1, le=3, description="which LSTM's states; the last tells speakers apart")
     stride: Count = Field(4, description="frames of 10 ms from one state that is kept to the next")
     first: ClassVar[float] = 0.0
 

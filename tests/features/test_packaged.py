@@ -35,9 +35,9 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def naive_states(mel, weights):
-    """Three LSTM layers, frame by frame; PyTorch's gates are input, forget, cell, output."""
-    for layer in range(3):
+def naive_states(mel, weights, layers=3):
+    """LSTM layers, frame by frame; PyTorch's gates are input, forget, cell, output."""
+    for layer in range(layers):
         into, back, b, c = (
             weights[f"lstm.{n}_l{layer}"].double().numpy() for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
@@ -59,15 +59,15 @@ def naive_mel(samples):
     return np.array(power) @ librosa.filters.mel(sr=16_000, n_fft=400, n_mels=40).T
 
 
-@pytest.mark.parametrize("gain", [1, 100])  # one is raised to -30 dBFS, the other is louder than that
-def test_resemblyzer_is_mel_powers_through_three_lstms(gain):
+@pytest.mark.parametrize("gain, layer", [(1, 3), (100, 3), (1, 2), (1, 1)])  # 1 is raised to -30 dBFS, 100 is louder
+def test_resemblyzer_is_mel_powers_through_lstms(gain, layer):
     sound = gain * SOUND
     level = 10 * np.log10(np.mean(sound.astype(float) ** 2))
     assert (level < -30) == (gain == 1)
     raised = sound * 10 ** (max(0.0, -30 - level) / 20)
     state = torch.load(packaged.RESEMBLYZER.find("x"), map_location="cpu", weights_only=True)["model_state"]
-    expected = naive_states(naive_mel(raised), state)
-    got = encoder(encoder="resemblyzer", stride=3)(sound)
+    expected = naive_states(naive_mel(raised), state, layer)
+    got = encoder(encoder="resemblyzer", layer=layer, stride=3)(sound)
     assert got.shape == (26, 256) and got.dtype == np.float32 and len(expected) == 78
     np.testing.assert_allclose(got, expected[::3], atol=2e-4)
 

@@ -56,7 +56,7 @@ EFFICIENTNET_LITE0 = Weights(
 
 
 class ResemblyzerEncoder:
-    """States `(T, 256)` of Resemblyzer's last LSTM, every `stride` frames of 10 ms (GE2E, Wan et al. 2018).
+    """States `(T, 256)` of one of Resemblyzer's three LSTMs, every `stride` frames of 10 ms (GE2E, Wan et al. 2018).
 
     The sound is prepared as there: a quiet one is raised to -30 dBFS, and its mel powers enter without a logarithm.
     Silences stay, since the frames keep their time. A state has seen all of the clip before it.
@@ -69,8 +69,8 @@ class ResemblyzerEncoder:
 
         file = RESEMBLYZER.find(where)
         state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
-        self.model = torch.nn.LSTM(40, self.width, 3, batch_first=True)
-        self.model.load_state_dict({k.removeprefix("lstm."): w for k, w in state.items() if k.startswith("lstm.")})
+        self.model = torch.nn.LSTM(40, self.width, spec.layer, batch_first=True)  # those below the layer that is asked for
+        self.model.load_state_dict({k: state[f"lstm.{k}"] for k in self.model.state_dict()})
         self.model.eval().requires_grad_(False)
         self.stride = spec.stride
         self.identity = {**spec.model_dump(), "weights": RESEMBLYZER.digest[:16], "librosa": version("librosa")}

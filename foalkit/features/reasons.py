@@ -1,0 +1,33 @@
+"""A bad file costs one utterance: the one place where what goes wrong with it becomes a line in the list."""
+
+from collections.abc import Callable
+from typing import Any
+
+from foalkit import UserError
+from foalkit.files import of_the_machine
+
+# not one file's fault: PyTorch's errors, a full memory, a broken installation, a mistake of this program's
+OTHERS = (RuntimeError, MemoryError, ImportError, AssertionError)
+
+
+class Reason(str):
+    """Why there is nothing of an utterance or of a file, in one line with the file's name."""
+
+
+def or_reason(name: str, action: Callable, *given) -> Any:
+    """What `action` makes of what it is given, or the Reason why it makes nothing; `name` is the file's.
+
+    Everything that looks at a recording's file, hashes, decodes or encodes it is called here. What would go wrong with
+    any other file too (a full disk, too many open files) is raised.
+    """
+    try:
+        return action(*given)
+    except UserError as error:  # it names its file
+        return Reason(error)
+    except OTHERS:
+        raise
+    except Exception as error:
+        if of_the_machine(error):
+            raise
+        what = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        return Reason(f"{name}: cannot be read ({' '.join(str(what).split())})")

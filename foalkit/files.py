@@ -84,6 +84,13 @@ def entries_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def refusal_to_enter(folder: Path) -> str | None:
+    """Why the files in a folder stay unseen, None where they do not, or where it is no folder."""
+    if not folder.is_dir() or os.access(folder, os.R_OK | os.X_OK):
+        return None
+    return "a folder that may not be entered (permission denied)"
+
+
 def digest(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of `value`'s canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)

@@ -106,12 +106,16 @@ def build(
 
 
 def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataFrame:
-    """Frames and width that each encoder spec gives for one manifest row: a look before a long extraction."""
-    digests = {row[m]: file_digest(root / row[m]) for m in ("audio", "video") if row[m]}
+    """Frames and width that each encoder spec gives for one manifest row: a look before a long extraction.
+
+    Where a file cannot be read, the reason stands in the place of both.
+    """
+    digests = {row[m]: or_reason(row[m], file_digest, root / row[m]) for m in ("audio", "video") if row[m]}
     tried = {}
     for name, spec in specs.items():
         reader = Reader(params.model_copy(update={"features": {name: spec}}), name, root, digests)
-        tried[name] = reader(row).shape
+        made = or_reason(reader.name(row), reader, row)
+        tried[name] = (made, made) if isinstance(made, Reason) else made.shape
     return pd.DataFrame(tried, index=["frames", "width"]).T
 
 

@@ -10,7 +10,8 @@ import av
 from av.stream import Disposition
 
 from foalkit import UserError
-from foalkit.files import of_the_machine, unusable
+from foalkit.features.reasons import of_one_file
+from foalkit.files import unusable
 
 SOUND_RATES = 1_000, 768_000  # Hz: what a recorder may write; a header that says another rate is damaged
 PICTURE_RATES = Fraction(1, 10), 240  # per second: beyond, the header counts ticks of its clock and not pictures
@@ -107,8 +108,10 @@ def opened(file: Path) -> Iterator[Recording]:
         with av.open(str(file), options={"protocol_whitelist": "file"}) as container:
             at_work = "damaged or truncated"
             yield Recording(file, container)
-    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
-        if of_the_machine(error):
+    except UserError:
+        raise
+    except Exception as error:
+        if not of_one_file(error):
             raise
         raise MediaError(f"{file.name}: {at_work} ({getattr(error, 'strerror', None) or error})") from None
 

@@ -276,12 +276,10 @@ def with_lengths(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[st
     """The table with the ends that its reader does not know, from the files' headers, and what has none."""
     ends, bad, unknown = table["end"].to_dict(), {}, table[table["end"].isna()]
     for at, turn in progress(unknown.to_dict("index").items(), "lengths") if len(unknown) else ():
-        file = root / (turn["video"] or turn["audio"])
-        end = or_reason(file.name, media.seconds, file)
-        if isinstance(end, Reason):
-            bad[turn["utterance"]] = end
-        else:
-            ends[at] = end
+        try:
+            ends[at] = media.seconds(root / (turn["video"] or turn["audio"]))
+        except media.MediaError as error:
+            bad[turn["utterance"]] = str(error)
     table = table.assign(end=pd.Series(ends, dtype=float))
     return table[~table["utterance"].isin(bad)].reset_index(drop=True), bad
 

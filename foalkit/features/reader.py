@@ -100,7 +100,7 @@ class Reader:
     def _length_note(self, row: dict, file: Path) -> str | None:
         """What must be known of a turn's own sound file that does not last as long as its label says."""
         labelled, lasts = row["end"] - row["start"], media.sound_seconds(file)
-        if not row["video"] or row["video"] == row["audio"] or lasts is None:
+        if not row["video"] or row["video"] == row["audio"] or "audio_from" in row or lasts is None:
             return None
         if abs(lasts - labelled) <= max(OTHER_LENGTH * labelled, SHORTEST_DIFFERENCE):
             return None

@@ -14,6 +14,11 @@ class Reason(str):
     """Why there is nothing of an utterance or of a file, in one line with the file's name."""
 
 
+def of_one_file(error: Exception) -> bool:
+    """Whether an error speaks against the file that was being read, so that the others can still be read."""
+    return not isinstance(error, OTHERS) and not of_the_machine(error)
+
+
 def or_reason(name: str, action: Callable, *given) -> Any:
     """What `action` makes of what it is given, or the Reason why it makes nothing; `name` is the file's.
 
@@ -24,10 +29,8 @@ def or_reason(name: str, action: Callable, *given) -> Any:
         return action(*given)
     except UserError as error:  # it names its file
         return Reason(error)
-    except OTHERS:
-        raise
     except Exception as error:
-        if of_the_machine(error):
+        if not of_one_file(error):
             raise
-        what = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        return Reason(f"{name}: cannot be read ({' '.join(str(what).split())})")
+        what = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        return Reason(f"{name}: cannot be read ({' '.join(what.split())})")

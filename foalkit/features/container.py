@@ -88,7 +88,7 @@ class Recording:
 
     def packets(self, stream) -> list[tuple[Fraction, Fraction]]:
         """When each packet of a stream begins and how long it lasts, in seconds; the whole file is read."""
-        with av.open(str(self.file)) as container:  # anew: this one keeps its place
+        with _open(self.file) as container:  # anew: this one keeps its place
             again = container.streams[stream.index]
             found = [(p.pts, p.duration or 0) for p in container.demux(again) if p.pts is not None]
             return [(pts * again.time_base - self.origin, lasts * again.time_base) for pts, lasts in found]
@@ -104,8 +104,7 @@ def opened(file: Path) -> Iterator[Recording]:
         raise MediaError(f"{file.name}: {why}")
     at_work = "cannot be opened as media"
     try:
-        # only files: a playlist that is named like a film must not fetch anything
-        with av.open(str(file), options={"protocol_whitelist": "file"}) as container:
+        with _open(file) as container:
             at_work = "damaged or truncated"
             yield Recording(file, container)
     except UserError:
@@ -114,6 +113,11 @@ def opened(file: Path) -> Iterator[Recording]:
         if not of_one_file(error):
             raise
         raise MediaError(f"{file.name}: {at_work} ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _open(file: Path):
+    # only files: a playlist that is named like a film must not fetch anything. Titles and remarks are of any encoding
+    return av.open(str(file), options={"protocol_whitelist": "file"}, metadata_errors="replace")
 
 
 def _default(streams: list):

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import av
+
 from foalkit import UserError
 from foalkit.files import of_the_machine
 
@@ -16,7 +18,9 @@ class Reason(str):
 
 def of_one_file(error: Exception) -> bool:
     """Whether an error speaks against the file that was being read, so that the others can still be read."""
-    return not isinstance(error, OTHERS) and not of_the_machine(error)
+    # FFmpeg asks for too much memory where a damaged file says so
+    others = isinstance(error, OTHERS) and not isinstance(error, av.FFmpegError)
+    return not others and not of_the_machine(error)
 
 
 def or_reason(name: str, action: Callable, *given) -> Any:

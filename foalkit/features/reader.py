@@ -102,9 +102,9 @@ class Reader:
         labelled, lasts = row["end"] - row["start"], media.sound_seconds(file)
         if not row["video"] or row["video"] == row["audio"] or "audio_from" in row or lasts is None:
             return None
-        if abs(lasts - labelled) <= max(OTHER_LENGTH * labelled, SHORTEST_DIFFERENCE):
-            return None
-        return f"lasts {lasts:.2f} s, its label or film {labelled:.2f} s: are both of the same turn?"
+        if abs(lasts - labelled) > max(OTHER_LENGTH * labelled, SHORTEST_DIFFERENCE):  # never, where no end is known
+            return f"lasts {lasts:.2f} s, its label or film {labelled:.2f} s: are both of the same turn?"
+        return None
 
     @property
     def _every(self) -> int:

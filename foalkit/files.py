@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -37,10 +38,63 @@ def refusal(error: OSError) -> str:
     return f"{f'{error.filename}: ' if error.filename else ''}{reason}; {to_do}"
 
 
+NO_FILE = "no such file"
+OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+def of_the_machine(error: Exception) -> bool:
+    """Whether the system refused something for a reason that another file would meet too."""
+    return getattr(error, "errno", None) in OF_THE_MACHINE
+
+
+def unusable(file: Path) -> str | None:
+    """Why a file cannot be read, by what the file system says of it alone; None where nothing speaks against it."""
+    try:
+        found = file.stat()
+        if stat.S_ISDIR(found.st_mode):
+            return "is a folder"
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
+            return "is no regular file"
+        if not os.access(file, os.R_OK):
+            return "may not be read (permission denied)"
+        return None if found.st_size else "is empty (0 bytes)"
+    except FileNotFoundError:
+        return "is a link that leads nowhere" if file.is_symlink() else NO_FILE
+    except (OSError, ValueError) as error:
+        if of_the_machine(error):
+            raise
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def entries_below(folder: Path) -> list[Path]:
+    """All files and folders below a folder, sorted by path, also those below linked folders.
+
+    No folder is entered twice, whatever leads to it. A link that leads nowhere is given too.
+    """
+    found, seen, starts = [], set(), [folder]
+    while starts:  # what links lead to comes last: what lies in the folder itself keeps its own names
+        for place, folders, names in os.walk(starts.pop(0)):
+            here = os.stat(place)
+            if (here.st_dev, here.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((here.st_dev, here.st_ino))
+            found += [Path(place, name) for name in [*folders, *names]]
+            starts += sorted(Path(place, name) for name in folders if Path(place, name).is_symlink())
+    return sorted(found)
+
+
+def refusal_to_enter(folder: Path) -> str | None:
+    """Why the files in a folder stay unseen, None where they do not, or where it is no folder."""
+    if not folder.is_dir() or os.access(folder, os.R_OK | os.X_OK):
+        return None
+    return "a folder that may not be entered (permission denied)"
+
+
 def digest(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of `value`'s canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return bytes_digest(text.encode())
+    return bytes_digest(text.encode(errors="surrogatepass"))  # a file's name may be of other bytes than UTF-8
 
 
 def bytes_digest(data) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from foalkit import UserError
+from foalkit.corpora.recorded import FILM, SOUND, find, label_text
+from foalkit.files import unusable
 
-LABEL_LINE = re.compile(r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]")
+LABEL_LINE = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]")
+TIMES = re.compile(r"\[\s*\d+[.,]?\d*\s*-\s*\d")  # how a label begins
 # what an id may be: the speaker is read from it, and a file's name made of it
 UTTERANCE = re.compile(r"Ses\d\d[FM]_\w{1,50}_[FM]\w{0,20}", re.ASCII)
 CROPS = {"left": (52, 112, 256, 256), "right": (412, 112, 256, 256)}  # x, y, width, height of 720×480
@@ -23,36 +26,34 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
 
     Raises UserError when there is no label file at all.
     """
-    files = sorted(f for f in root.glob("Session*/dialog/EmoEvaluation/*.txt") if not f.name.startswith("."))
+    there = root.glob("Session*/dialog/EmoEvaluation/*")
+    files = sorted(f for f in there if f.suffix.lower() == ".txt" and not f.name.startswith("."))
     if not files:
         raise UserError(f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder")
     faces = _face_boxes(root / "face_boxes.csv")
     rows, left_out, seen = [], [], set()
     for file in files:
         dialogue, session = file.stem, file.parents[2]
-        video = session / "dialog" / "avi" / "DivX" / f"{dialogue}.avi"
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if not line.startswith("[") or line.startswith("[START_TIME"):
-                continue
-            match = LABEL_LINE.match(line)
-            if not match:
-                left_out.append((f"{file.name}:{number}", f"{file.name} line {number} is not a label line"))
-                continue
+        video = find(session / "dialog" / "avi" / "DivX", dialogue, (".avi", *FILM))
+        labels, bad = _labels(file)
+        left_out += bad
+        for number, match in labels:
             start, end, utterance, label = float(match[1]), float(match[2]), match[3], match[4]
-            audio = session / "sentences" / "wav" / dialogue / f"{utterance}.wav"
+            known = UTTERANCE.fullmatch(utterance)
+            audio = find(session / "sentences" / "wav" / dialogue, utterance, SOUND) if known else None
             reason = (
                 f"{file.name} line {number}: {utterance!r} is no utterance's id, as Ses01F_impro01_F000 is"
-                if not UTTERANCE.fullmatch(utterance)
+                if not known
                 else f"{file.name} line {number}: utterance {utterance} is not of dialogue {dialogue}"
                 if utterance.rsplit("_", 1)[0] != dialogue
                 else f"{file.name} line {number}: utterance {utterance} stands twice; the first line is used"
                 if utterance in seen
                 else f"{file.name} line {number}: the time range {start}-{end} s is empty"
                 if end <= start
-                else f"{audio.name} is missing"
-                if not audio.exists()
-                else f"{video.name} is missing"
-                if not video.exists()
+                else f"{utterance}.wav is missing"
+                if audio is None
+                else f"{dialogue}.avi is missing"
+                if video is None
                 else None
             )
             if reason:
@@ -79,6 +80,33 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
                 }
             )
     return rows, left_out
+
+
+def _labels(file: Path) -> tuple[list[tuple[int, re.Match]], list[tuple[str, str]]]:
+    """The labels of a label file with the number of their line, and (file or line, reason) for what is none.
+
+    A line may hold several, and begin with another sign than its label's bracket; one that begins with % or # is a
+    remark.
+    """
+    labels, bad = [], []
+    try:
+        why = unusable(file)
+        lines = [] if why else label_text(file).splitlines()
+    except (OSError, ValueError) as error:
+        why, lines = getattr(error, "strerror", None) or str(error), []
+    for number, line in enumerate(lines, 1):
+        line = line.partition("[START_TIME")[2] or line  # what follows the head of the columns in the same line
+        if line.lstrip("\ufeff \t").startswith(("%", "#")):
+            continue
+        found = list(LABEL_LINE.finditer(line))
+        labels += [(number, match) for match in found]
+        count = max(len(TIMES.findall(line)), line.startswith("["))
+        if count > len(found):
+            said = "is not a label line" if count == 1 else f"holds {count} labels, {len(found)} of them can be read"
+            bad.append((f"{file.name}:{number}", f"{file.name} line {number} {said}"))
+    if not labels and not bad:
+        bad.append((file.name, f"{file.name}: {why or 'holds no label line'}"))
+    return labels, bad
 
 
 def assert_counts(table: pd.DataFrame) -> None:

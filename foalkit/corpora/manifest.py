@@ -1,5 +1,6 @@
 """The manifest: one row per usable utterance, and the list of those left out with the reason."""
 
+import re
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -76,13 +77,24 @@ def read_manifest(corpus: Corpus, root: Path) -> tuple[pd.DataFrame, pd.DataFram
     ]
     table = table[table["emotion"].notna()].sort_values("utterance", ignore_index=True)
     if table.empty:
-        raise UserError(f"{root}: no utterance with a label of {sorted(corpus.labels)} was found")
+        raise UserError(f"{root}: no utterance with a label of {sorted(corpus.labels)} can be used{_reasons(left_out)}")
     twice = table["utterance"][table["utterance"].duplicated()]
     if len(twice):
         raise UserError(f"{root}: utterance {twice.iloc[0]} stands twice; remove one copy")
     if getattr(corpus, "assert_counts", False):
         reader.assert_counts(table)
     return table, pd.DataFrame(sorted(left_out), columns=["utterance", "reason"])
+
+
+def _reasons(left_out: list[tuple[str, str]]) -> str:
+    """The three commonest reasons of what was left out, each with an example and how many there are like it."""
+    alike: dict[str, list[str]] = {}
+    for _, why in left_out:
+        # a reason begins with a file's name
+        alike.setdefault(re.sub(r"\S*\d\S*", "", why), []).append(why)
+    commonest = sorted(alike.values(), key=len, reverse=True)[:3]
+    said = "; ".join(f"{whys[0]} ({len(whys)} like it)" if len(whys) > 1 else whys[0] for whys in commonest)
+    return f"; {len(left_out)} are left out: {said}" if said else ""
 
 
 def counts(table: pd.DataFrame, classes: list[str], by: str = "session") -> pd.DataFrame:

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 from foalkit import UserError
+from foalkit.corpora.recorded import FILM, SOUND, is_recording
+from foalkit.files import entries_below, refusal_to_enter
 
 NAME = re.compile(r"^(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)\Z", re.ASCII)
 EMOTIONS = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]
-SUFFIXES = {".mp4", ".wav", ".flac"}
 
 
 def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -15,13 +16,22 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
 
     A take's id is fields 2-7 of its file names: `01-03-…` (audio), `01-01-…` (audio and video) and `02-01-…`
     (video, silent) of one take are one utterance. Sound is taken from 03 before 01, the picture from 01
-    before 02. Raises UserError when `root` holds no such file.
+    before 02. A file may have any ending that FFmpeg reads, in any letter case, and lie below a linked folder. Raises
+    UserError when `root` holds no such file.
     """
     takes: dict[str, dict[str, Path]] = {}
     left_out = []
-    for file in sorted(f for f in root.rglob("*") if f.suffix in SUFFIXES and not f.name.startswith(".")):
+    for file in entries_below(root):
+        if why := refusal_to_enter(file):
+            left_out.append((file.name, why))
+        if file.name.startswith("."):
+            continue
+        if not is_recording(file):
+            continue
         match = NAME.match(file.stem)
-        if not match:
+        if file.suffix.lower() not in (*SOUND, *FILM):
+            left_out.append((file.name, f"a recording whose ending {file.suffix} is not among those that are read"))
+        elif not match:
             left_out.append(
                 (file.name, "the name is not modality-channel-emotion-intensity-statement-repetition-actor")
             )

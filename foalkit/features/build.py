@@ -5,7 +5,6 @@ import os
 import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from foalkit import UserError, devices
 from foalkit.features.reader import Reader
+from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FILES, FeatureStore, write_index
 from foalkit.files import bytes_digest, file_digest
 from foalkit.params import Params
@@ -63,7 +63,7 @@ def build(
         results = _results(reader, rows, have)
         for row, result in progress(results, f"features of {stream}", len(rows)):
             entry = {"utterance": row["utterance"], "key": keys[row["utterance"]]}
-            if isinstance(result, str):
+            if isinstance(result, Reason):
                 entry["failed"] = result
             else:
                 stored = result.tobytes()
@@ -106,12 +106,16 @@ def build(
 
 
 def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataFrame:
-    """Frames and width that each encoder spec gives for one manifest row: a look before a long extraction."""
-    digests = {row[m]: file_digest(root / row[m]) for m in ("audio", "video") if row[m]}
+    """Frames and width that each encoder spec gives for one manifest row: a look before a long extraction.
+
+    Where a file cannot be read, the reason stands in the place of both.
+    """
+    digests = {row[m]: or_reason(row[m], file_digest, root / row[m]) for m in ("audio", "video") if row[m]}
     tried = {}
     for name, spec in specs.items():
         reader = Reader(params.model_copy(update={"features": {name: spec}}), name, root, digests)
-        tried[name] = reader(row).shape
+        made = or_reason(reader.name(row), reader, row)
+        tried[name] = (made, made) if isinstance(made, Reason) else made.shape
     return pd.DataFrame(tried, index=["frames", "width"]).T
 
 
@@ -140,11 +144,11 @@ def _results(reader: Reader, rows: list[dict], have: dict[str, FeatureStore]):
     this one; light encoders run in the threads: decoding, FFTs and matrix products release the interpreter's lock.
     """
 
-    def encoded(row: dict, clip) -> np.ndarray | str:
-        return clip if isinstance(clip, str) else _or_reason(partial(reader.encode, row), clip)
+    def encoded(row: dict, clip) -> np.ndarray | Reason:
+        return clip if isinstance(clip, Reason) else or_reason(reader.name(row), reader.encode, row, clip)
 
     def work(row: dict):
-        clip = _or_reason(reader.load, row)
+        clip = or_reason(reader.name(row), reader.load, row)
         return clip if reader.large else encoded(row, clip)
 
     workers = devices.cores()
@@ -159,13 +163,6 @@ def _results(reader: Reader, rows: list[dict], have: dict[str, FeatureStore]):
                 yield row, encoded(row, next(made)) if reader.large else next(made)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _or_reason(action, given):
-    try:
-        return action(given)
-    except UserError as error:
-        return str(error)
 
 
 def _in_order(pool: ThreadPoolExecutor, action, items: list, ahead: int):

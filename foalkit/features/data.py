@@ -1,12 +1,12 @@
 """A params file's utterances and features: prepared once, shared by all params files that ask for the same."""
 
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,9 @@ from foalkit.corpora.manifest import corpus_root, read_manifest
 from foalkit.features import media
 from foalkit.features.build import build, shards
 from foalkit.features.reader import FILE
+from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
-from foalkit.files import digest, file_digest, locked, read_mapping, write_json, write_parquet
+from foalkit.files import digest, entries_below, file_digest, locked, read_mapping, unusable, write_json, write_parquet
 from foalkit.params import Params
 from foalkit.params.encoders import Kind
 from foalkit.params.errors import unknown
@@ -183,10 +184,13 @@ def sources(params: Params) -> str | None:
         return None
     files = {}
     for place in places:
-        found = (Path(folder, n) for folder, _, names in os.walk(place, followlinks=True) for n in names)
-        for file in [place] if place.is_file() else found:
-            stat = file.stat() if file.exists() else file.lstat()  # a link may lead nowhere
-            files[str(file)] = stat.st_size, stat.st_mtime_ns
+        for file in [place] if place.is_file() else entries_below(place):
+            try:
+                stat = file.stat()
+            except OSError:  # a link may lead nowhere
+                stat = file.lstat()
+            if not S_ISDIR(stat.st_mode):
+                files[str(file)] = stat.st_size, stat.st_mtime_ns
         if place == corpus and not files:
             return None
     return digest(files)
@@ -297,21 +301,30 @@ def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:
 
 
 def _media_digests(root: Path, table: pd.DataFrame, kinds: Iterable[Kind], folder: Path) -> dict[str, str]:
-    """SHA-256 per media file of these kinds, remembered by size and time of change so that a corpus is hashed once."""
+    """SHA-256 per media file of these kinds, or the Reason why it has none.
+
+    Remembered by size and time of change, so that a corpus is hashed once.
+    """
     columns = sorted({FILE[kind] for kind in kinds if kind in FILE})
     files = sorted({f for column in columns for f in table[column].unique() if f})
     if not files:
         return {}
     cache = folder / f"media-{digest(str(root))}.parquet"
     known, rows = _remembered(cache), {}
-    for file in progress(files, "media digests"):
+
+    def looked_at(file: str) -> tuple:
         stat = (root / file).stat()
         now = (file, stat.st_size, stat.st_mtime_ns)
-        rows[file] = known[file] if known.get(file, ())[:3] == now else (*now, file_digest(root / file))
+        return known[file] if known.get(file, ())[:3] == now else (*now, file_digest(root / file))
+
+    for file in progress(files, "media digests"):
+        why = unusable(root / file)  # first: a pipe would be read without end
+        rows[file] = Reason(f"{Path(file).name}: {why}") if why else or_reason(Path(file).name, looked_at, file)
+    good = {file: row for file, row in rows.items() if not isinstance(row, Reason)}
     with locked(cache.with_suffix(".lock")):  # other jobs have hashed other files meanwhile
-        every = {**_remembered(cache), **rows}
+        every = {**_remembered(cache), **good}
         write_parquet(cache, pd.DataFrame(every.values(), columns=["file", "size", "changed", "digest"]))
-    return {file: row[3] for file, row in rows.items()}
+    return {file: good[file][3] if file in good else why for file, why in rows.items()}
 
 
 def _remembered(cache: Path) -> dict[str, tuple]:

@@ -6,11 +6,13 @@ import numpy as np
 
 from foalkit.features import media
 from foalkit.features.encoders import make_encoder
+from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FULL_SCALE
 from foalkit.features.times import used_part
 from foalkit.files import digest, file_digest, whole
 from foalkit.params import Params
 
+OTHER_LENGTH, SHORTEST_DIFFERENCE = 0.25, 0.25  # share of a turn's length, and seconds, that its sound may differ by
 FILE = {"sound": "audio", "picture": "video"}  # the manifest's column of each kind's file
 
 
@@ -36,7 +38,7 @@ class Reader:
         parts = {"encoder": self.identity, "dtype": self.dtype}
         if self.kind == "numbers":
             file = self.encoder.file(row)
-            return digest({**parts, "file": file_digest(file) if file.exists() else None})
+            return digest({**parts, "file": or_reason(file.name, file_digest, file) if file.exists() else None})
         file = row[FILE[self.kind]]  # none: left out when it is read
         parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.kind == "picture":
@@ -50,6 +52,11 @@ class Reader:
 
         parts = {"media": self.digests.get(row["video"]), "range": self._range(row), "crop": _ints(row["crop"])}
         return digest({**parts, "decoder": media.DECODER, **faces.IDENTITY})
+
+    def name(self, row: dict) -> str:
+        """The name of the file that the row's features are made from, the utterance where it has none."""
+        file = self.encoder.file(row) if self.kind == "numbers" else Path(row[FILE[self.kind]])
+        return file.name or row["utterance"]
 
     def __call__(self, row: dict) -> np.ndarray:
         """One row's features as they are stored; raises UserError for what cannot be read."""
@@ -65,6 +72,8 @@ class Reader:
             return self.encoder.read(row)
         if not row[FILE[self.kind]]:
             raise media.MediaError(f"{row['utterance']}: has no {FILE[self.kind]} file")
+        if isinstance(known := self.digests.get(row[FILE[self.kind]]), Reason):
+            raise media.MediaError(known)
         file = self.root / row[FILE[self.kind]]
         start, end = self._range(row)
         if self.kind == "sound":
@@ -73,6 +82,7 @@ class Reader:
             notes = [getattr(self.encoder, "note", lambda _: None)(clip)]
             if (own := media.sample_rate(file)) < rate:
                 notes.append(f"recorded at {own} Hz, raised to {rate} Hz: above {own // 2} Hz it holds nothing")
+            notes.append(self._length_note(row, file))
             if said := "; ".join(filter(None, notes)):
                 self.notes[row["utterance"]] = f"{file.name}: {said}"
         elif self._looks_for_face(row):
@@ -86,6 +96,15 @@ class Reader:
             if pick := self._pick:
                 clip = clip[pick(len(clip))]
         return clip
+
+    def _length_note(self, row: dict, file: Path) -> str | None:
+        """What must be known of a turn's own sound file that does not last as long as its label says."""
+        labelled, lasts = row["end"] - row["start"], media.sound_seconds(file)
+        if not row["video"] or row["video"] == row["audio"] or "audio_from" in row or lasts is None:
+            return None
+        if abs(lasts - labelled) > max(OTHER_LENGTH * labelled, SHORTEST_DIFFERENCE):  # never, where no end is known
+            return f"lasts {lasts:.2f} s, its label or film {labelled:.2f} s: are both of the same turn?"
+        return None
 
     @property
     def _every(self) -> int:
@@ -145,13 +164,14 @@ class Reader:
         """Features as they are stored; raises MediaError for those that fp16 cannot hold."""
         if self.dtype == "uint8":
             return features
+        if self.dtype == "float16":
+            with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
+                features = features.astype(np.float16)
+        if not np.isfinite(features).all():
+            kept = {"float16": "fp16", "int16": "16-bit samples"}[self.dtype]
+            raise media.MediaError(f"{self.name(row)}: its features hold NaN or infinity in {kept}")
         if self.dtype == "int16":
             return np.rint(features * FULL_SCALE).clip(-32767, 32767).astype(np.int16)
-        with np.errstate(over="ignore"):  # what fp16 cannot hold becomes infinite, and is refused
-            features = features.astype(np.float16)
-        if not np.isfinite(features).all():
-            file = self.encoder.file(row) if self.kind == "numbers" else Path(row[FILE[self.kind]])
-            raise media.MediaError(f"{file.name}: its features hold NaN or infinity in fp16")
         return features
 
     @property

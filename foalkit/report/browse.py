@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from foalkit.features.media import MediaError
 from foalkit.params import Params
 from foalkit.report import attention, figures, recordings
 from foalkit.report.explore import Opened
@@ -42,12 +43,15 @@ class _Recording(widgets.VBox):
 
     def show(self, turn: dict) -> None:
         sound = self.root / turn["audio"] if turn["audio"] else None
-        self.sound.format = sound.suffix.removeprefix(".") if sound else "wav"
+        self.sound.format = sound.suffix.lower().removeprefix(".") if sound else "wav"
         self.sound.value = sound.read_bytes() if sound else b""
         self.frames.value = "no video file"
         if turn["video"]:
-            figure = recordings.moments([turn | {"title": turn["emotion"]}], self.root)
-            self.frames.value = picture(figure, f"Frames of {turn['utterance']}, {turn['emotion']}")
+            try:
+                figure = recordings.moments([turn | {"title": turn["emotion"]}], self.root)
+                self.frames.value = picture(figure, f"Frames of {turn['utterance']}, {turn['emotion']}")
+            except MediaError as error:  # no stream is made of films: nobody has read this one before
+                self.frames.value = html.escape(str(error))
 
 
 class Utterances(widgets.VBox):

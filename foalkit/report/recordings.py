@@ -17,7 +17,7 @@ def contact_sheet(
     """The middle frame of some utterances per class, cropped as training sees them: is it the right person?
 
     `column` is the manifest's box, `crop` or `face`; a face that it does not know is looked for, and its place
-    stays empty where none is found.
+    stays empty where none is found, as that of a film that cannot be read and of a class without utterances.
     """
     figure = Figure(figsize=(1.25 * per_class, 1.4 * len(classes)))
     axes = figure.subplots(len(classes), per_class, squeeze=False)
@@ -26,9 +26,13 @@ def contact_sheet(
             ax.axis("off")
         # one per speaker first, so that the sheet shows as many faces as it can
         part = table[(table["emotion"] == emotion) & (table["video"] != "")]
-        part = part[part["end"] - part["start"] > 0.3].groupby("speaker").nth(1)
+        speakers = part[part["end"] - part["start"] > 0.3].groupby("speaker")
+        part = speakers.nth(1) if (speakers.size() > 1).any() else speakers.nth(0)
         for ax, turn in zip(row, part.head(per_class).to_dict("records"), strict=False):
-            picture = _middle(turn, root / turn["video"], column, size)
+            try:
+                picture = _middle(turn, root / turn["video"], column, size)
+            except media.MediaError:  # no stream is made of films: nobody has read this one before
+                picture = None
             if picture is not None:
                 ax.imshow(picture)
             ax.set_title(turn["speaker"], fontsize=7, color=MUTED, pad=2)
@@ -43,24 +47,32 @@ def _middle(turn: dict, file: Path, column: str, size: int) -> np.ndarray | None
         from foalkit.features import faces
 
         crop = None if turn["crop"] is None else tuple(turn["crop"])
-        frame = media.read_frames(file, middle, middle + 0.05, crop=crop)[:1]
-        boxes, found = faces.track(frame)
-        return faces.cut(frame[0], boxes[0], size) if found[0] else None
+        frame = next(media.iter_frames(file, middle, crop=crop))
+        boxes, found = faces.track([frame])
+        return faces.cut(frame, boxes[0], size) if found[0] else None
     crop = None if box is None else media.square(box) if column == "face" else tuple(box)
-    return media.read_frames(file, middle, middle + 0.05, size=size, crop=crop)[0]
+    return next(media.iter_frames(file, middle, size=size, crop=crop))
 
 
 def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -> Figure:
-    """One utterance per class, the part that is used: waveform above log-mel spectrum (dB), on one time axis (s)."""
+    """One utterance per class, the part that is used: waveform above log-mel spectrum (dB), on one time axis (s).
+
+    The place of a class without one stays empty.
+    """
     import librosa
 
     figure = Figure(figsize=(2.6 * min(len(classes), 4), 3.4 * -(-len(classes) // 4)), layout="constrained")
     grid = figure.subplots(2 * -(-len(classes) // 4), min(len(classes), 4), squeeze=False, sharey="row")
     for i, emotion in enumerate(classes):
-        part = table[table["emotion"] == emotion]
-        turn = part.iloc[len(part) // 2]
-        samples = media.read_audio(root / turn["audio"], *clip.window(turn["end"] - turn["start"]))
+        part = table[(table["emotion"] == emotion) & (table["audio"] != "")]
         wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
+        try:
+            turn = part.iloc[len(part) // 2]
+            samples = media.read_audio(root / turn["audio"], *clip.window(turn["end"] - turn["start"]))
+        except (IndexError, media.MediaError):
+            why = "cannot be read" if len(part) else "no utterance"
+            wave.set_title(f"{emotion}\n({why})", fontsize=8)
+            continue
         length = len(samples) / media.SAMPLE_RATE
         wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)
         wave.set_title(f"{emotion}\n{turn['utterance']}", fontsize=8)

@@ -194,7 +194,8 @@ def test_files_that_are_no_label_files_do_no_harm(broken):
     (folder / "empty.txt").write_text("")
     rows, left_out = iemocap.read(broken)
     assert rows == whole
-    assert [name for name, _ in left_out] == ["notes.txt:2"]
+    assert dict(left_out).keys() == {"notes.txt:2", "empty.txt"}
+    assert dict(left_out)["empty.txt"] == "empty.txt: is empty (0 bytes)"
 
 
 def test_a_folder_without_the_corpus_is_refused(tmp_path):

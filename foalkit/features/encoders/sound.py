@@ -55,6 +55,11 @@ class WaveformEncoder:
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         return samples[:, None]
 
+    def note(self, samples: np.ndarray) -> str | None:
+        """How many samples are beyond full scale, which 16-bit numbers cannot hold."""
+        beyond = int((np.abs(samples) > 1).sum())
+        return f"{beyond} samples are beyond full scale and cut to it" if beyond else None
+
 
 def _mel_power(samples: np.ndarray, bands: int, hop: int, *, rate: int = SAMPLE_RATE, window: int = 400) -> np.ndarray:
     import librosa

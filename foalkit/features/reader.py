@@ -8,7 +8,7 @@ from foalkit.features import media
 from foalkit.features.encoders import make_encoder
 from foalkit.features.store import FULL_SCALE
 from foalkit.features.times import used_part
-from foalkit.files import digest, file_digest, whole
+from foalkit.files import digest, whole
 from foalkit.params import Params
 
 FILE = {"sound": "audio", "picture": "video"}  # the manifest's column of each kind's file
@@ -35,8 +35,7 @@ class Reader:
         """A digest of all that the row's features depend on."""
         parts = {"encoder": self.identity, "dtype": self.dtype}
         if self.kind == "numbers":
-            file = self.encoder.file(row)
-            return digest({**parts, "file": file_digest(file) if file.exists() else None})
+            return digest({**parts, "file": self.encoder.digest(row)})
         file = row[FILE[self.kind]]  # none: left out when it is read
         parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.kind == "picture":

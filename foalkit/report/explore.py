@@ -79,7 +79,7 @@ def opened(params: Params, run: dict) -> Opened | None:
         if stores[s].digest != run["feature_digests"][s]:
             raise UserError(f"{run['run']}: features.{s} are not those it was trained on; train it again")
     table = pd.read_parquet(params.folder / "manifest.parquet")
-    sides = split(table, params, run["fold"], run["protocol"])
+    sides = split(table, params, run["fold"], run["protocol"], variant)
     labels = Data(table, table[:0], stores, {}, params.corpus.classes).labels(sides.test)
     net = networks.build_net(p, variant, stores, sides.train)
     net.load_state_dict(records.read_weights(run["folder"]))

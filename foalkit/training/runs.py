@@ -88,7 +88,7 @@ def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data:
     streams = params.variants[variant].streams
     data = (data or open_data(params, streams)).having(streams)
     check_coverage(data.table, params)
-    sides = split(data.table, params, fold, protocol)
+    sides = split(data.table, params, fold, protocol, variant)
     leaks.check(data, sides, params.kinds)
     start = first_weights(params, variant, fold, seed, protocol)
     keep = unfinished(params, variant, fold, seed, protocol, data)

@@ -55,7 +55,7 @@ def corpus_root(params: Params) -> Path:
 
 
 def read_manifest(
-    corpus: Corpus, root: Path, used: Iterable[str] = ("audio", "video")
+    corpus: Corpus, root: Path, *, used: Iterable[str] = ("audio", "video")
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The manifest (columns `COLUMNS`, sorted by utterance) and the table of turns left out (utterance, reason).
 

@@ -102,7 +102,7 @@ def prepare(params: Params) -> Data:
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
         read_from = sources(params)
-        table, left_out = read_manifest(params.corpus, root, media_of(params))
+        table, left_out = read_manifest(params.corpus, root, used=media_of(params))
         stores, lacks = {}, lacking(params, table)
         without = without_files(params, table, lacks)
         for stream, why in without.items():
@@ -208,7 +208,7 @@ def extract(params: Params, stream: str, group: str) -> None:
     shard = store.with_name(f"{store.name}.shard-{digest([params.folds.by, group])[:8]}")
     with locked(params.features_folder / ".used", shared=True), locked(shard.with_name(f"{shard.name}.lock")):
         root = corpus_root(params)
-        table, _ = read_manifest(params.corpus, root, media_of(params))
+        table, _ = read_manifest(params.corpus, root, used=media_of(params))
         lacks = lacking(params, table)
         made = [s for s in params.features if s not in without_files(params, table, lacks)]
         wanted = (table[params.folds.by] == group) & ~lacks[stream].to_numpy() & (stream in made)

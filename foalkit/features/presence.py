@@ -103,5 +103,5 @@ def ends_of_features(params: Params, table: pd.DataFrame, stores: dict[str, Feat
 
 
 def _needed(params: Params, stream: str) -> str:
-    kind = params.kinds[stream]
-    return f"{FILE[kind]} file" if kind in FILE else f"features of {stream} in {params.features[stream].folder}"
+    kind, spec = params.kinds[stream], params.features[stream]
+    return f"{FILE[kind]} file" if kind in FILE else f"features of {stream} ({spec.folder}/{spec.pattern})"

@@ -227,6 +227,11 @@ class Imported(Strict):
     step: float | None = Field(None, gt=0, le=3600, description="seconds from frame to frame; null: not known")
     trained_on: TrainedOn = None
 
+    @property
+    def first(self) -> float:
+        """Where the middle of the first frame lies, in seconds."""
+        return (self.step or 0) / 2
+
     @field_validator("pattern")
     @classmethod
     def _can_be_read(cls, value):

@@ -139,7 +139,7 @@ def test_a_turn_without_its_media_stays_and_counts_are_of_whole_ones(broken):
     corpus = Iemocap(reader="iemocap", root=str(broken), **counted)
 
     def found(used):  # the first class of the literature has 1636
-        return int(re.search(r"happy has (\d+)", refused(lambda: read_manifest(corpus, broken, used)))[1])
+        return int(re.search(r"happy has (\d+)", refused(lambda: read_manifest(corpus, broken, used=used)))[1])
 
     happy = [r for r in rows if labels[r["label"]] == "happy"]
     assert found([]) == len(happy) and found(["audio"]) == sum(r["audio"] != "" for r in happy)

@@ -852,7 +852,7 @@ def test_imported_features_stand_in_for_an_encoder(tiny, one_session, tmp_path):
     (folder / f"{gone}.npy").unlink()
     data = prepare(p)
     reasons = dict(zip(data.left_out["utterance"], data.left_out["reason"], strict=True))
-    assert "NaN" in reasons[broken] and "fp16" in reasons[large] and "no imported" in reasons[gone]
+    assert "NaN" in reasons[broken] and "fp16" in reasons[large] and "no features of audio" in reasons[gone]
     last = data.table["utterance"].iloc[-1]
     np.testing.assert_array_equal(data.stores["audio"][last], np.load(folder / f"{last}.npy").astype(np.float16))
     np.save(folder / f"{gone}.npy", np.ones((2, 3)))  # it arrives later

@@ -181,3 +181,9 @@ def test_a_wrong_place_is_said_before_all_work(p, tmp_path):
     video = p.features["video"].model_copy(update={"pattern": "face/{utterance}.npy"})
     wrong = p.model_copy(update={"features": {**p.features, "video": video}, "outputs": str(tmp_path / "out" / "p")})
     assert refused(lambda: open_data(wrong, ["video"])).startswith("features.video: 96 of 96 utterances have no feat")
+
+
+def test_frames_are_counted_where_no_length_is_known(p, prepared):
+    turn = {"start": 0.0, "end": float("nan")}
+    times, step = frame_times(p, "video", turn, None, 4)
+    assert times.tolist() == [0.5, 1.5, 2.5, 3.5] and step == 1

@@ -46,6 +46,7 @@ def avel(
     *,
     normalise_targets: bool | str = False,
     detach_keys: bool = False,
+    present: Tensor | None = None,
 ) -> Avel:
     """Audio-video emotion alignment of two projections `(N, D)` with labels `(N,)` (section 3; rows 2 and 3).
 
@@ -56,6 +57,8 @@ def avel(
     undivided one's, and only the rows' shares in it differ, every row weighing the same.
     With `detach_keys` a clip carries a gradient only as a query, audio in `a2v` and video in `v2a`: what it is
     compared with, itself included, has none, as after a gather between processes (ledger row 5).
+    Clips whose `present` `(N,)` is False lack a stream: they are in no pair, and a batch of such clips alone gives 0
+    with a zero gradient. `similarity` has them all the same.
     Raises ValueError for shapes that do not fit, for a float temperature that is not positive, and for another
     word than "matched".
     """
@@ -73,24 +76,31 @@ def avel(
     with torch.autocast(audio.device.type, enabled=False):
         audio, video = (F.normalize(_wide(x), dim=1) for x in (audio, video))
         similarity = audio @ (video.detach() if detach_keys else video).T / temperature
-        target = _targets(labels[:, None] == labels, normalise_targets, similarity.dtype)  # symmetric: it serves both
-        a2v = F.cross_entropy(similarity, target)
+        kept = labels if present is None else labels[present]
+        target = _targets(kept[:, None] == kept, normalise_targets, similarity.dtype)  # symmetric: it serves both
+        a2v = _aligning(similarity, target, present)
         # transposed only here: earlier, gradients would be added in another order, with other last bits
         from_video = video @ audio.detach().T / temperature if detach_keys else similarity.T
-        v2a = F.cross_entropy(from_video, target)
+        v2a = _aligning(from_video, target, present)
     return Avel((a2v + v2a) / 2, a2v, v2a, similarity)
 
 
 @torch.no_grad()
 def hard_negatives(
-    similarity: Tensor, labels: Tensor, *, how: str = "argmax", generator: torch.Generator | None = None
+    similarity: Tensor,
+    labels: Tensor,
+    *,
+    how: str = "argmax",
+    generator: torch.Generator | None = None,
+    present: Tensor | None = None,
 ) -> Negatives:
     """One in-batch partner of another emotion per sample and direction, without gradient (section 4; row 1).
 
     `similarity` `(N, N)` is AVEL's; audio query i reads its row i, video query i its column i. `how` is
     "argmax", the most similar one [paper], or "multinomial", one draw from the softmax over the other
     emotions [released code], with `generator` (on the device of `similarity`) where given. Where the batch
-    holds no other emotion, the index is the sample's own and `valid` False. Raises ValueError for another
+    holds no other emotion, the index is the sample's own and `valid` False. So it is for clips whose `present` `(N,)`
+    is False, which lack a stream and are no other sample's partner. Raises ValueError for another
     `how` and for shapes that do not fit.
     """
     if labels.ndim != 1 or similarity.shape != (len(labels), len(labels)):
@@ -99,6 +109,8 @@ def hard_negatives(
             f"not {tuple(similarity.shape)} and {tuple(labels.shape)}"
         )
     other = labels[:, None] != labels  # (N, N), symmetric
+    if present is not None:
+        other = other & present & present[:, None]
     valid = other.any(1)
     # A row without another emotion may choose itself, so that no row is empty and the softmax never 0 / 0.
     allowed = other | torch.diag(~valid)
@@ -139,6 +151,8 @@ def avel_levels(
     Not aligned: all similarities are equal. Aligned: sounds and pictures of an emotion lie on one corner of a regular
     simplex of `classes` corners, cosine 1 to their own and −1 / (classes − 1) to the others (section 3's check values).
     """
+    if not len(labels):  # no pair
+        return labels.new_zeros((), dtype=torch.float32), labels.new_zeros((), dtype=torch.float32)
     same = labels[:, None] == labels  # (N, N)
     temperature = torch.as_tensor(temperature, dtype=torch.float32, device=labels.device).detach()
     levels = []
@@ -146,6 +160,13 @@ def avel_levels(
         target = _targets(same, normalise_targets, cosine.dtype)
         levels.append(F.cross_entropy(cosine / temperature, target))
     return tuple(levels)
+
+
+def _aligning(similarity: Tensor, target: Tensor, present: Tensor | None) -> Tensor:
+    """The mean cross-entropy of the rows that are present, over the columns that are; 0 where none is."""
+    if present is not None:
+        similarity = similarity[present][:, present]
+    return F.cross_entropy(similarity, target) if len(target) else similarity.sum()
 
 
 def _matching(positive: Tensor, negative: Tensor, valid: Tensor) -> Tensor:

@@ -99,10 +99,12 @@ class Memory:
         return self.features[utterance]
 
     def batch(self, utterances):
-        longest = max(len(self.features[u]) for u in utterances)
+        longest = max(self.lengths.get(u, 1) for u in utterances)
         x = np.zeros((len(utterances), longest, self.width), np.float32)
         mask = np.zeros(x.shape[:2], bool)
         for i, u in enumerate(utterances):
+            if u not in self.features:
+                continue
             x[i, : len(self.features[u])], mask[i, : len(self.features[u])] = self.features[u], True
         return x, mask
 

@@ -29,8 +29,8 @@ class Split:
         return digest([self.train, self.validation, self.test])
 
 
-def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Split:
-    """The utterances of fold `fold` (1-based), checked for leaks.
+def split(table: pd.DataFrame, params: Params, fold: int, protocol: str, variant: str | None = None) -> Split:
+    """The utterances of fold `fold` (1-based), checked for leaks; with `variant` those that it can use (`usable`).
 
     honest: the next fold's groups validate; published: no validation, all the others train (protocol.md);
     random-split: as honest, but the groups are `random_parts`, which hold utterances of every speaker.
@@ -47,9 +47,24 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str) -> Spli
     validation = groups[fold % len(groups)] if protocol != "published" else []
     train = [g for group in groups for g in group if g not in test and g not in validation]
     sides = {"train": train, "validation": validation, "test": test}
-    result = Split(**{s: table.loc[column.isin(g), "utterance"].tolist() for s, g in sides.items()}, groups=sides)
+    used = usable(table, params, variant) if variant else pd.Series(True, table.index)
+    result = Split(
+        **{s: table.loc[column.isin(g) & used, "utterance"].tolist() for s, g in sides.items()}, groups=sides
+    )
     check_split(table, result, apart)
     return result
+
+
+def usable(table: pd.DataFrame, params: Params, variant: str) -> pd.Series:
+    """Whether a row of the ablation can use each of the table's rows, whose column `lacks` names missing streams.
+
+    Foal-Net's fusion and the late product do with one of their streams; other networks need all of theirs.
+    """
+    v = params.variants[variant]
+    if "lacks" not in table:
+        return pd.Series(True, table.index)
+    enough = any if v.network in ("foal-net", "late-product") else all
+    return table["lacks"].map(lambda lacks: enough(stream not in lacks.split() for stream in v.streams))
 
 
 def random_parts(table: pd.DataFrame, count: int) -> pd.Series:

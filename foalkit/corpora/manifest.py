@@ -1,6 +1,7 @@
 """The manifest: one row per usable utterance, and the list of those left out with the reason."""
 
 import re
+from collections.abc import Iterable
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,7 @@ COLUMNS = {
     "emotion": "the class that label is mapped to",
     "start": "seconds in the video file (without one, in the audio file)",
     "end": "seconds in the same file (none: to its end, which preparing features finds out)",
-    "audio": "audio file of this utterance alone, relative to the corpus root",
+    "audio": "audio file of this utterance alone, relative to the corpus root (empty: none)",
     "video": "video file, relative to the corpus root (empty: none)",
     "crop": "the speaker's picture in the video: x, y, width, height in pixels (none: all of it)",
     "face": "the speaker's face in the video: x, y, width, height in pixels (none: unknown)",
@@ -54,10 +55,13 @@ def corpus_root(params: Params) -> Path:
     return root
 
 
-def read_manifest(corpus: Corpus, root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_manifest(
+    corpus: Corpus, root: Path, *, used: Iterable[str] = ("audio", "video")
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The manifest (columns `COLUMNS`, sorted by utterance) and the table of turns left out (utterance, reason).
 
-    No recording is opened. Raises UserError when nothing usable is found, an id stands twice, or asserted counts do
+    No recording is opened, and a row stands there without its files too; asserted counts are of rows with all media
+    that are `used`. Raises UserError when nothing usable is found, an id stands twice, or asserted counts do
     not hold.
     """
     reader = import_module(f"foalkit.corpora.{corpus.reader}")
@@ -82,7 +86,7 @@ def read_manifest(corpus: Corpus, root: Path) -> tuple[pd.DataFrame, pd.DataFram
     if len(twice):
         raise UserError(f"{root}: utterance {twice.iloc[0]} stands twice; remove one copy")
     if getattr(corpus, "assert_counts", False):
-        reader.assert_counts(table)
+        reader.assert_counts(table[(table[list(used)] != "").all(axis=1)])
     return table, pd.DataFrame(sorted(left_out), columns=["utterance", "reason"])
 
 

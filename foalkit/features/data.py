@@ -13,8 +13,16 @@ import pandas as pd
 
 from foalkit import UserError
 from foalkit.corpora.manifest import corpus_root, read_manifest
-from foalkit.features import media
 from foalkit.features.build import build, shards
+from foalkit.features.presence import (
+    ends_of_features,
+    has_nothing,
+    lacking,
+    media_of,
+    some_lack,
+    with_lengths,
+    without_files,
+)
 from foalkit.features.reader import FILE
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
@@ -42,6 +50,10 @@ class Data:
         """Class numbers `(N,)` in the order of the params' classes."""
         emotion = self.table.set_index("utterance")["emotion"].loc[list(utterances)]
         return emotion.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
+
+    def complete(self, utterance: str, streams: Iterable[str]) -> bool:
+        """Whether an utterance has all of these streams."""
+        return all(utterance in self.stores[stream].lengths for stream in streams)
 
     def having(self, streams: Iterable[str]) -> "Data":
         """Itself; raises UserError for a stream that was not made, since the corpus lacks its files."""
@@ -81,7 +93,8 @@ def prepare(params: Params) -> Data:
 
     A bad utterance is listed with its reason and left out of all streams, so that every variant is tested on
     the same utterances. A stream of whose files a held-out session or speaker has none (`without_files`) is not made:
-    it is said in preprocess.json under `without`, and the rows that need it are not run.
+    it is said in preprocess.json under `without`, and the rows that need it are not run. Where some utterances lack
+    the files of a stream, the manifest's column `lacks` names it, and `folds.split` gives each row those it can use.
     """
     if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
         raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
@@ -90,17 +103,23 @@ def prepare(params: Params) -> Data:
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
         read_from = sources(params)
-        table, left_out = read_manifest(params.corpus, root)
-        table, bad = with_lengths(table, root)
-        stores = {}
-        without = without_files(params, table)
+        table, left_out = read_manifest(params.corpus, root, used=media_of(params))
+        stores, lacks = {}, lacking(params, table)
+        without = without_files(params, table, lacks)
         for stream, why in without.items():
             print(f"{stream}: {why}; rows that need it are not run")
         kinds = {s: kind for s, kind in params.kinds.items() if s not in without}
+        bad = has_nothing(params, lacks[list(kinds)])
+        table, unread = with_lengths(table[~table["utterance"].isin(bad)], root, tuple(kinds.values()))
+        bad |= unread
+        lacks = lacks.loc[table["utterance"], list(kinds)]
+        for stream, why in (fewer := some_lack(params, lacks)).items():
+            print(f"{stream}: {why}; rows that cannot do without it are run on the others")
         digests = _media_digests(root, table, kinds.values(), params.features_folder)
         for stream in kinds:
             with locked(params.features_folder / f"{params.store_name(stream)}.lock"):
-                stores[stream], failed = build(params, stream, table, root, digests)
+                having = table[~lacks[stream].to_numpy()].reset_index(drop=True)
+                stores[stream], failed = build(params, stream, having, root, digests)
                 for shard in shards(params.store_folder(stream)):
                     shutil.rmtree(shard)
             for utterance, reason in failed.items():
@@ -108,6 +127,10 @@ def prepare(params: Params) -> Data:
         table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
         if table.empty:
             raise UserError(f"{root}: no utterance is left; the first reason: {next(iter(bad.values()))}")
+        table["end"] = ends_of_features(params, table, stores)
+        if fewer:
+            lacks = lacks.loc[table["utterance"]]
+            table["lacks"] = [" ".join(lacks.columns[row]) for row in lacks.to_numpy()]
         left_out = pd.concat(
             [left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])], ignore_index=True
         )
@@ -124,6 +147,7 @@ def prepare(params: Params) -> Data:
             "utterances": len(table),
             "left_out": len(left_out),
             "without": without,
+            "fewer": fewer,
             "copies": copies,
             "counts": counts.to_dict(),
             "clip": params.clip.model_dump(),
@@ -136,28 +160,6 @@ def prepare(params: Params) -> Data:
             info["files"][name] = file_digest(folder / f"{name}.parquet")
         write_json(folder / "preprocess.json", info)
     return Data(table, left_out, stores, info, params.corpus.classes)
-
-
-def without_files(params: Params, table: pd.DataFrame) -> dict[str, str]:
-    """The streams that cannot be tested, and why: all utterances of the table that some fold tests lack their files.
-
-    Raises UserError where no row of the ablation is left.
-    """
-    found = {}
-    for stream, kind in params.kinds.items():
-        have = table[FILE[kind]] != "" if kind in FILE else pd.Series(True, table.index)
-        tested = [table[params.folds.by].isin(groups) for groups in params.folds.groups]
-        none = [
-            groups
-            for groups, rows in zip(params.folds.groups, tested, strict=True)
-            if (rows & ~have).any() and not (rows & have).any()
-        ]
-        if none:
-            words = f"{len(table) - have.sum()} of {len(table)} utterances have no {FILE[kind]} file"
-            found[stream] = f"{words}, among them all of {', '.join(none[0])}"
-    if found and not any(records.runnable(params, found).ablation.values()):
-        raise UserError(f"no row can be run: {'; '.join(f'{stream}: {why}' for stream, why in found.items())}")
-    return found
 
 
 def up_to_date(params: Params) -> bool:
@@ -210,8 +212,11 @@ def extract(params: Params, stream: str, group: str) -> None:
     shard = store.with_name(f"{store.name}.shard-{digest([params.folds.by, group])[:8]}")
     with locked(params.features_folder / ".used", shared=True), locked(shard.with_name(f"{shard.name}.lock")):
         root = corpus_root(params)
-        table, _ = read_manifest(params.corpus, root)
-        table, _ = with_lengths(table[table[params.folds.by] == group].reset_index(drop=True), root)
+        table, _ = read_manifest(params.corpus, root, used=media_of(params))
+        lacks = lacking(params, table)
+        made = [s for s in params.features if s not in without_files(params, table, lacks)]
+        wanted = (table[params.folds.by] == group) & ~lacks[stream].to_numpy() & (stream in made)
+        table, _ = with_lengths(table[wanted], root, tuple(params.kinds[s] for s in made))
         if table.empty:
             print(f"{stream}: no utterance of {params.folds.by} {group} can be used")
             return
@@ -272,18 +277,6 @@ def _prepared(params: Params) -> dict | None:
     return info
 
 
-def with_lengths(table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The table with the ends that its reader does not know, from the files' headers, and what has none."""
-    ends, bad, unknown = table["end"].to_dict(), {}, table[table["end"].isna()]
-    for at, turn in progress(unknown.to_dict("index").items(), "lengths") if len(unknown) else ():
-        try:
-            ends[at] = media.seconds(root / (turn["video"] or turn["audio"]))
-        except media.MediaError as error:
-            bad[turn["utterance"]] = str(error)
-    table = table.assign(end=pd.Series(ends, dtype=float))
-    return table[~table["utterance"].isin(bad)].reset_index(drop=True), bad
-
-
 def _copies(table: pd.DataFrame, stores: dict[str, FeatureStore], kinds: dict[str, Kind]) -> dict[str, str]:
     """The utterances whose stored sound is another one's, byte for byte, each with the first that has it.
 
@@ -291,7 +284,8 @@ def _copies(table: pd.DataFrame, stores: dict[str, FeatureStore], kinds: dict[st
     """
     sounds = [store for stream, store in stores.items() if kinds[stream] == "sound"]
     first: dict[tuple, str] = {}
-    seen = {u: first.setdefault(tuple(s.digests[u] for s in sounds), u) for u in table["utterance"] if sounds}
+    heard = [u for u in table["utterance"] if any(u in s.digests for s in sounds)]
+    seen = {u: first.setdefault(tuple(s.digests.get(u) for s in sounds), u) for u in heard}
     return {utterance: original for utterance, original in seen.items() if original != utterance}
 
 

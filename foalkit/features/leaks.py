@@ -36,7 +36,8 @@ def check_copies(store: FeatureStore, split: Split) -> None:
     Compares fingerprints of the stored audio features: alike means the same course over time, at any loudness. A
     copy that begins elsewhere (by 10 ms or more) is not found; clips that do not change over time are passed over.
     """
-    sides = {s: u for s in ("train", "validation", "test") if (u := getattr(split, s))}
+    every = {s: [u for u in getattr(split, s) if u in store.lengths] for s in ("train", "validation", "test")}
+    sides = {s: u for s, u in every.items() if u}
     axes = _axes([_fingerprint(store[u]) for side in sides.values() for u in side[:: len(side) // 200 + 1]])
     places = {}
     for side, utterances in sides.items():
@@ -69,10 +70,11 @@ def check_statistics(weights: dict, stores: dict[str, FeatureStore], split: Spli
     for name in (n for n in weights if n.startswith("scales.") and n.endswith(".scale")):
         stream = name.split(".")[1]
         store = stores[stream]
-        count = sum(len(store[u]) for u in split.train)
+        train = [u for u in split.train if u in store.lengths]
+        count = sum(len(store[u]) for u in train)
         # one utterance at a time: the training side in float64 would be gigabytes
-        true = sum(store[u].sum(0, dtype=np.float64) for u in split.train) / count
-        squares = sum(np.square(store[u] - true).sum(0) for u in split.train)
+        true = sum(store[u].sum(0, dtype=np.float64) for u in train) / count
+        squares = sum(np.square(store[u] - true).sum(0) for u in train)
         scale = weights[name].double().cpu().numpy()
         mean = -weights[f"scales.{stream}.shift"].double().cpu().numpy() / scale
         spread = np.sqrt(squares / count).mean()
@@ -88,6 +90,7 @@ def check_not_labels(store: FeatureStore, stream: str, table: pd.DataFrame) -> N
 
     No recording does that; features made from the label files do. Needs ten utterances of each emotion.
     """
+    table = table[table["utterance"].isin(store.lengths)]
     means = np.stack([np.asarray(store[u], np.float32).mean(0) for u in table["utterance"]])
     emotion = table["emotion"].to_numpy()
     if pd.Series(emotion).value_counts().min() < 10:

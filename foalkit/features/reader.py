@@ -9,7 +9,7 @@ from foalkit.features.encoders import make_encoder
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FULL_SCALE
 from foalkit.features.times import used_part
-from foalkit.files import digest, file_digest, whole
+from foalkit.files import digest, whole
 from foalkit.params import Params
 
 OTHER_LENGTH, SHORTEST_DIFFERENCE = 0.25, 0.25  # share of a turn's length, and seconds, that its sound may differ by
@@ -37,8 +37,7 @@ class Reader:
         """A digest of all that the row's features depend on."""
         parts = {"encoder": self.identity, "dtype": self.dtype}
         if self.kind == "numbers":
-            file = self.encoder.file(row)
-            return digest({**parts, "file": or_reason(file.name, file_digest, file) if file.exists() else None})
+            return digest({**parts, "file": or_reason(self.name(row), self.encoder.digest, row)})
         file = row[FILE[self.kind]]  # none: left out when it is read
         parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.kind == "picture":

@@ -20,7 +20,8 @@ class FeatureStore:
 
     A store of waveforms holds int16 `(S, 1)`: samples times 32 768; one of pictures uint8 `(T, size² · 3)`. `found`
     says, where faces were looked for, in which share of an utterance's frames one was found; `notes` what was filled
-    up. `digest` is of the stored bytes, `digests` of each utterance's. Raises UserError for files that are not whole or
+    up. `digest` is of the stored bytes, `digests` of each utterance's. In a batch an utterance that the store lacks has
+    no frame: its mask is all False. Raises UserError for files that are not whole or
     not those that were written: for the index at once, for an utterance's bytes when it is read first (`verify` reads
     all). `mapped`: a small store too is not read before it is used.
     """
@@ -76,9 +77,11 @@ class FeatureStore:
         packed = self._resident(torch.device(device))
         if packed is None:
             return tuple(torch.from_numpy(x).to(device, non_blocking=True) for x in self.batch(utterances))
-        first = torch.tensor([self._offsets[u] for u in utterances]).to(packed.device)[:, None]
-        lengths = torch.tensor([self.lengths[u] for u in utterances])
-        at = torch.arange(int(lengths.max()), device=packed.device)
+        first = torch.tensor([self._offsets.get(u, 0) for u in utterances]).to(packed.device)[:, None]
+        lengths = torch.tensor([self.lengths.get(u, 0) for u in utterances])
+        at = torch.arange(
+            max(1, int(lengths.max())), device=packed.device
+        )  # a network needs one frame, if a masked one
         mask = at < lengths.to(packed.device)[:, None]
         x = packed[(first + at).where(mask, 0)]  # (B, T, D)
         if self.dtype != "uint8":
@@ -106,13 +109,14 @@ class FeatureStore:
         """
         import torch
 
-        lengths = np.array([self.lengths[u] for u in utterances])
+        lengths = np.array([self.lengths.get(u, 0) for u in utterances])
         kind = np.uint8 if self.dtype == "uint8" else np.float32
         # NumPy asks for huge pages, so that zeros cost little; PyTorch converts float16 several times as fast
-        x = np.zeros((len(lengths), lengths.max(), self.width), kind)
+        x = np.zeros((len(lengths), max(1, lengths.max()), self.width), kind)
         filled = torch.from_numpy(x)
         for i, utterance in enumerate(utterances):
-            filled[i, : lengths[i]] = torch.from_numpy(self[utterance])
+            if lengths[i]:
+                filled[i, : lengths[i]] = torch.from_numpy(self[utterance])
         if self.dtype == "int16":
             x /= FULL_SCALE
         return x, np.arange(x.shape[1]) < lengths[:, None]

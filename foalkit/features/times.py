@@ -1,5 +1,6 @@
 """When the frames of a stream are: seconds from the start of their utterance."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ def frame_times(params: Params, stream: str, turn: dict, root: Path, count: int)
     """When the `count` frames of a stream that leave its input layer are `(count,)`, and how far apart, in seconds.
 
     `turn` is a row of the manifest, `root` its corpus. A frame of sound is at the middle of its window, a picture at
-    the moment it is first shown. Features made elsewhere do not say when they are: they are taken as evenly spread.
+    the moment it is first shown. Features made elsewhere that do not say when they are (`step`) are taken as evenly
+    spread, and counted, a second each, where it is not known how long the utterance lasts either.
     Raises MediaError for a video that cannot be opened.
     """
     spec, layer = params.features[stream], params.model.inputs.get(stream)
@@ -36,6 +38,6 @@ def frame_times(params: Params, stream: str, turn: dict, root: Path, count: int)
         number, rate = media.first_frame(root / turn["video"], turn["start"] + start)
         first, step = float(number / rate) - turn["start"], float(every * stride / rate)
     else:
-        step = (min(end, length) - start) / count
+        step = 1.0 if math.isnan(length) else (min(end, length) - start) / count
         first = start + step / 2
     return first + step * np.arange(count), step

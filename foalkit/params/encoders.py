@@ -6,9 +6,10 @@ network of PyTorch's. A sound's `step` is how many seconds lie from the middle o
 `first` where the first one lies. `trained_on` names data sets (foalkit.params.trained_on); no feature depends on it.
 """
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from foalkit.params.strict import Count, Few, Line, Strict
 
@@ -16,6 +17,9 @@ Kind = Literal["sound", "picture", "numbers"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 Region = Literal["picture", "face"]
+TABLES = (".csv", ".parquet")
+READABLE = (".npy", ".npz", ".safetensors", *TABLES)  # features made elsewhere
+PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill")
 TrainedOn = Annotated[
     list[Line] | None, Field(description="data sets it was trained on; null: what the kit knows of the model")
 ]
@@ -204,7 +208,11 @@ class EfficientNetLite0(Packaged):
 
 
 class Imported(Strict):
-    """Features made elsewhere: one .npy of shape (T, D) per utterance."""
+    """Features made elsewhere: `(T, width)` numbers of each utterance, from one file each or from files of many.
+
+    A pattern with `{utterance}` names a file for each; one without it names files that hold many: dictionaries of
+    arrays, tables with a column `utterance`, or a matrix with an `index`. Pickled files are not read.
+    """
 
     kind: ClassVar[Kind] = "numbers"
     by_torch: ClassVar[bool] = False
@@ -215,7 +223,43 @@ class Imported(Strict):
         "{utterance}.npy", pattern=r"^([^{}]|\{[a-z]+\})+$", description="a file's place; names columns of the manifest"
     )
     width: Count = Field(description="numbers per frame, checked in every file")
+    key: Line = Field("{utterance}", description="an array's name in an .npz or .safetensors file")
+    index: Line | None = Field(None, description="a table whose column `utterance` names the rows of an .npy matrix")
+    columns: list[Line] | None = Field(None, min_length=1, description="of a table, those with the numbers; null: all")
+    step: float | None = Field(None, gt=0, le=3600, description="seconds from frame to frame; null: not known")
     trained_on: TrainedOn = None
+
+    @property
+    def first(self) -> float:
+        """Where the middle of the first frame lies, in seconds."""
+        return (self.step or 0) / 2
+
+    @field_validator("pattern")
+    @classmethod
+    def _can_be_read(cls, value):
+        if (ending := Path(value).suffix) in PICKLED:
+            raise ValueError(f"{ending} files are pickled, and a pickle may run any code when it is read: save numbers")
+        if ending not in READABLE:
+            raise ValueError(f"must end in one of {', '.join(READABLE)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_its_files(self):
+        ending = Path(self.pattern).suffix
+        if self.index and Path(self.index).suffix not in TABLES:
+            raise ValueError(f"index: must be a table ({' or '.join(TABLES)})")
+        if self.index and (ending != ".npy" or "{utterance}" in self.pattern):
+            raise ValueError("index: names the rows of one .npy matrix of many utterances, which the pattern is not")
+        if ending == ".npy" and not self.index and "{" not in self.pattern:
+            raise ValueError("index: one .npy file of all utterances needs a table that names its rows")
+        if self.columns and ending not in TABLES:
+            raise ValueError(f"columns: {ending} files have none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler):
+        kept = {"key": "{utterance}", "index": None, "columns": None, "step": None}  # digests stay what they were
+        return {name: v for name, v in handler(self).items() if name not in kept or v != kept[name]}
 
 
 # a new encoder is a class above and its name here, and the class that `made_by` names

@@ -29,6 +29,11 @@ class Looks:
     steps: dict[str, float]  # by stream: seconds from frame to frame
     weights: dict[str, np.ndarray]  # by the stream that looks (layers, heads, T, the other's T); rows sum to 1
 
+    @property
+    def unit(self) -> str:
+        """What the times count: seconds, or frames where nobody knows how long the utterance lasts."""
+        return "frames" if np.isnan(self.turn["end"]) else "seconds"
+
     def other(self, stream: str) -> str:
         """The stream that `stream` looks at."""
         return next(s for s in self.weights if s != stream)
@@ -115,7 +120,7 @@ def picture(seen: Looks, root: Path, layer: int = -1, head: int | None = None) -
             f"where {down} looks in {across}\na row: one moment of {down}",
         )
     ):
-        maps[i].set_xlabel(f"{across}: seconds", fontsize=8)
+        maps[i].set_xlabel(f"{across}: {seen.unit}", fontsize=8)
         maps[i].tick_params(labelleft=False)
         above = figure.add_subplot(grid[0, 1 + i], sharex=maps[i])
         above.set_title(words, fontsize=9, color=INK)
@@ -136,9 +141,9 @@ def heads(seen: Looks, layer: int = -1) -> Figure:
         image = _draw(column, seen, layer, head, limit)
         column[0].set_title(f"head {head + 1}", fontsize=9, color=INK)
     for ax, words in zip(axes[:, 0], (f"{across} at {down}", f"{down} at {across}"), strict=True):
-        ax.set_ylabel(f"{words}\n{down}: seconds", fontsize=8)
+        ax.set_ylabel(f"{words}\n{down}: {seen.unit}", fontsize=8)
     for ax in axes[1]:
-        ax.set_xlabel(f"{across}: seconds", fontsize=8)
+        ax.set_xlabel(f"{across}: {seen.unit}", fontsize=8)
     _bar(figure, image, axes)
     return figure
 
@@ -182,7 +187,7 @@ def _wave(ax, seen: Looks, root: Path, stream: str) -> None:
 
 def _film(ax, seen: Looks, root: Path, stream: str) -> None:
     """Frames of the speaker at the moments that the film's axis shows."""
-    ax.set_ylabel(f"{stream}: seconds", fontsize=8)
+    ax.set_ylabel(f"{stream}: {seen.unit}", fontsize=8)
     ax.set_xticks([])
     ax.tick_params(labelsize=8)
     ax.spines[:].set_visible(False)

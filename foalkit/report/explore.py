@@ -36,7 +36,7 @@ class Opened:
     streams: list[str]
     stores: dict[str, "FeatureStore"]
     turns: pd.DataFrame  # the manifest by utterance
-    test: list[str]  # the utterances of its test side
+    test: list[str]  # the utterances of its test side that have both streams
     labels: np.ndarray  # their class numbers (N,)
     net: "Net"
 
@@ -58,8 +58,8 @@ class Opened:
 def opened(params: Params, run: dict) -> Opened | None:
     """The network of a run (a record with its folder), its weights and its test side.
 
-    None unless it is a two-stream Foal-Net's and the features are still there. Raises UserError for weights or
-    features that are not the record's.
+    None unless it is a two-stream Foal-Net's, the features are still there, and some utterances have both. Raises
+    UserError for weights or features that are not the record's.
     """
     from foalkit.corpora.folds import split
     from foalkit.devices import device
@@ -79,13 +79,17 @@ def opened(params: Params, run: dict) -> Opened | None:
         if stores[s].digest != run["feature_digests"][s]:
             raise UserError(f"{run['run']}: features.{s} are not those it was trained on; train it again")
     table = pd.read_parquet(params.folder / "manifest.parquet")
-    sides = split(table, params, run["fold"], run["protocol"])
-    labels = Data(table, table[:0], stores, {}, params.corpus.classes).labels(sides.test)
+    sides = split(table, params, run["fold"], run["protocol"], variant)
+    data = Data(table, table[:0], stores, {}, params.corpus.classes)
+    test = [u for u in sides.test if data.complete(u, streams)]
+    if not test:
+        return None
+    labels = data.labels(test)
     net = networks.build_net(p, variant, stores, sides.train)
     net.load_state_dict(records.read_weights(run["folder"]))
     net.eval().to(device(p.training.device))
     turns = table.set_index("utterance", drop=False)
-    return Opened(p, run, streams, stores, turns, sides.test, labels, net)
+    return Opened(p, run, streams, stores, turns, test, labels, net)
 
 
 def embeddings(params: Params, run: dict | Opened) -> Embedded | None:

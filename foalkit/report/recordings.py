@@ -115,6 +115,9 @@ def lengths(table: pd.DataFrame, classes: list[str], clip: Clip) -> Figure:
     figure = Figure(figsize=(7, 0.45 * len(classes) + 1), layout="constrained")
     ax = figure.subplots()
     length = (table["end"] - table["start"]).rename("length")
+    if length.isna().all():
+        ax.set_title("how long utterances last is not known", fontsize=9)
+        return figure
     sns.violinplot(
         x=length,
         y=table["emotion"],

@@ -61,12 +61,14 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
     """The ablation table as it is read: percentages, intervals in brackets, the paper's numbers beside ours.
 
     The price of peeking is of the same runs; beside it stands a published row's whole distance from its honest row.
-    A column that says nothing is left out: folds where all protocols test as many, the mean of folds where it is the
+    A column that says nothing is left out: folds where all protocols test as many, utterances where all rows of a
+    protocol answer as many, the mean of folds where it is the
     pooled score, the seeds where there is one, and the paper's numbers where they are of another corpus.
     """
     honest = rows[rows["protocol"] == "honest"].set_index("variant")["ua_pooled"]
     means, pooled = (rows[[f"{m}_{kind}" for m in METRICS]].to_numpy(float) for kind in ("folds", "pooled"))
     apart, folds = np.abs(means - pooled).max() >= 5e-5, rows["folds"].nunique() > 1  # as far as printed
+    unequal = (rows.groupby("protocol")["utterances"].nunique() > 1).any()  # some lack a stream
     corpus, lines = "" if why_apart(params) else params.corpus.printed[0], []
     for r in rows.to_dict("records"):
         few = f" ({r['speakers']} speakers)" if r["speakers"] < scoring.FEW_SPEAKERS else ""
@@ -80,6 +82,7 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
             "variant": f"{r['label']} ({r['idle']} cannot act here)" if r["idle"] else r["label"],
             "protocol, epoch by": f"{scoring.MARKED.get(r['protocol'], r['protocol'])}, {r['selection']}",
             "folds": f"{r['folds']} of {len(params.folds.groups)}" if folds else "–",
+            "utterances": str(r["utterances"]) if unequal else "–",
             **scores,
             "mean of folds, UA / WA": f"{percent(r['ua_folds'])} / {percent(r['wa_folds'])}" if apart else "–",
             "price of peeking": percent(r["peeking"], "+.2f"),
@@ -268,7 +271,7 @@ def absent_table(params: Params, results: list[VariantResult]) -> pd.DataFrame:
         row = {"variant": v.label, "both": None}
         if absent is not None:
             fused = True
-            row["both"] = shown(result.pooled)
+            row["both"] = shown(result.pooled[result.pooled["utterance"].isin(absent["utterance"])])
             for left, hidden in zip(v.streams, reversed(v.streams), strict=True):
                 row[only(left)] = shown(absent[absent["condition"] == f"no {hidden}"])
         elif len(v.streams) == 1:

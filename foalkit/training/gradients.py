@@ -22,7 +22,8 @@ def loss_terms(
     `params` are the variant's, `entered` the streams that `core` reads. MEM's negatives are chosen by AVEL's
     similarity, without gradient (section 4). A batch that `training.local_batch` divides among processes has the
     same terms with fewer gradients, as what the released code gathers carries none (ledger row 5): AVEL's keys, the
-    own clip's too, and the frames of MEM's negatives. How many processes there are makes no difference then.
+    own clip's too, and the frames of MEM's negatives. How many processes there are makes no difference then. Clips
+    that lack a stream have a `ce`, and no part in AVEL's pairs and MEM's.
     """
     if not isinstance(core, FoalNet):
         ce = F.cross_entropy(classify(core, entered), labels)
@@ -32,6 +33,7 @@ def loss_terms(
     (audio, audio_mask), (video, video_mask) = entered
     batch = audio, video, audio_mask, video_mask
     own = torch.arange(len(labels), device=labels.device)
+    present = both_present(entered)
     asked = [(own, own)]  # the passes: who asks whose video, whose audio
     if weights.avel or weights.mem:
         align = losses.avel(
@@ -40,9 +42,11 @@ def loss_terms(
             core.temperature,
             normalise_targets=weights.normalise_targets,
             detach_keys=gathered,
+            present=present,
         )
     if weights.mem:
-        chosen = losses.hard_negatives(align.similarity, labels, how=weights.hard_negatives, generator=generator)
+        how = {"how": weights.hard_negatives, "generator": generator}
+        chosen = losses.hard_negatives(align.similarity, labels, present=present, **how)
         if training.positive_pass == "separate":
             asked.append((own, own))
         if not gathered:
@@ -65,6 +69,12 @@ def loss_terms(
         ).loss
     total = terms["ce"] + sum(getattr(weights, n) * terms[n] for n in terms if n != "ce")
     return {**terms, "total": total}
+
+
+def both_present(entered: Entered) -> Tensor | None:
+    """Which clips `(B,)` have a real frame of every stream; None where all do."""
+    present = torch.stack([mask.any(1) for _, mask in entered]).all(0)
+    return None if present.all() else present
 
 
 def add_gradients(

@@ -7,6 +7,7 @@ Its bytes are the same again on one machine; `training.reproducible: everywhere`
 """
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,20 +27,28 @@ LEAST = 1e-12  # probability: of an emotion that the training side lacks, too
 def train(params: Params, variant: str, data: Data, sides: Split, protocol: str) -> dict:
     """Fit one fold at every C of `STRENGTHS` and score it on validation and test; returns what `loop.Result` holds.
 
-    `params` are the variant's. Raises UserError for a stream of samples or pictures, whose mean says nothing.
+    `params` are the variant's. A stream is fitted on the clips that have it, and says nothing about others: they are
+    answered by the other one alone. Raises UserError for a stream of samples or pictures, whose mean says nothing.
     """
     from threadpoolctl import threadpool_limits
 
     began, worked = time.monotonic(), time.process_time()
     streams, selection = params.variants[variant].streams, scoring.SELECTION[protocol]
     used = {side: u for side in ("train", "validation", "test") if (u := getattr(sides, side))}
-    inputs = {s: {side: statistics(data.stores[s], s, u) for side, u in used.items()} for s in streams}
+    has = {s: {side: np.array([v in data.stores[s].lengths for v in u]) for side, u in used.items()} for s in streams}
+    inputs = {
+        s: {side: statistics(data.stores[s], s, np.array(u)[has[s][side]]) for side, u in used.items()} for s in streams
+    }
+    labels = {s: data.labels(sides.train)[has[s]["train"]] for s in streams}
     balanced = "balanced" if params.training.sampler == "balanced" else None
     kept, history, fitted, alone = [], [], [], []
     with threadpool_limits(params.training.threads):
         for epoch, strength in enumerate(STRENGTHS, 1):
-            models = {s: _fit(x["train"], data.labels(sides.train), strength, balanced) for s, x in inputs.items()}
-            logs = {s: {side: _log(models[s], x, len(data.classes)) for side, x in inputs[s].items()} for s in streams}
+            models = {s: _fit(x["train"], labels[s], strength, balanced) for s, x in inputs.items()}
+            logs = {
+                s: {side: _log(models[s], x, len(data.classes), has[s][side]) for side, x in inputs[s].items()}
+                for s in streams
+            }
             product = {side: sum(logs[s][side] for s in streams) for side in used}
             now = pd.concat(_rows(data, used[side], product[side], split=side, epoch=epoch) for side in list(used)[1:])
             loss = scoring.scores_by_epoch(_rows(data, used["train"], product["train"], split="train", epoch=epoch))
@@ -53,8 +62,10 @@ def train(params: Params, variant: str, data: Data, sides: Split, protocol: str)
     predictions = pd.concat(kept, ignore_index=True)
     scores = scoring.selected_scores(scoring.scores_by_epoch(predictions))
     chosen = scores[selection]["epoch"] - 1
-    hidden = zip(streams, reversed(streams), strict=True) if len(streams) == 2 else ()
-    absent = [_rows(data, sides.test, alone[chosen][left], condition=f"no {other}") for left, other in hidden]
+    both = np.all([has[s]["test"] for s in streams], axis=0)
+    hidden = zip(streams, reversed(streams), strict=True) if len(streams) == 2 and both.any() else ()
+    test = [u for u, complete in zip(sides.test, both, strict=True) if complete]
+    absent = [_rows(data, test, alone[chosen][left][both], condition=f"no {other}") for left, other in hidden]
     weights = {f"{s}.{name}": torch.tensor(v) for s in streams for name, v in _weights(fitted[chosen][s]).items()}
     return {
         "history": pd.DataFrame(history),
@@ -72,12 +83,12 @@ def train(params: Params, variant: str, data: Data, sides: Split, protocol: str)
     }
 
 
-def statistics(store: FeatureStore, stream: str, utterances: list[str]) -> np.ndarray:
+def statistics(store: FeatureStore, stream: str, utterances: Sequence[str]) -> np.ndarray:
     """Mean and standard deviation over time of the features of each utterance: `(N, 2 D)` float64."""
     if store.dtype != "float16":
         raise UserError(f"features.{stream}: the mean of samples or pictures says nothing; late-product needs features")
     clips = (store[u].astype(np.float64) for u in utterances)
-    return np.stack([np.concatenate([x.mean(0), x.std(0)]) for x in clips])
+    return np.array([np.concatenate([x.mean(0), x.std(0)]) for x in clips]).reshape(-1, 2 * store.width)
 
 
 def _fit(x: np.ndarray, labels: np.ndarray, strength: float, balanced: str | None):
@@ -89,11 +100,14 @@ def _fit(x: np.ndarray, labels: np.ndarray, strength: float, balanced: str | Non
     return make_pipeline(StandardScaler(), model).fit(x, labels)
 
 
-def _log(model, x: np.ndarray, classes: int) -> np.ndarray:
-    """Logarithms of the probabilities `(N, classes)`."""
+def _log(model, x: np.ndarray, classes: int, has: np.ndarray) -> np.ndarray:
+    """Logarithms of the probabilities `(N, classes)`; zeros, which change no product, of clips that lack the stream."""
     probabilities = np.full((len(x), classes), LEAST)
-    probabilities[:, model.classes_] = model.predict_proba(x)
-    return np.log(np.maximum(probabilities, LEAST))
+    if len(x):
+        probabilities[:, model.classes_] = model.predict_proba(x)
+    logs = np.zeros((len(has), classes))
+    logs[has] = np.log(np.maximum(probabilities, LEAST))
+    return logs
 
 
 def _weights(model) -> dict[str, np.ndarray]:

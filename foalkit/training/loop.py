@@ -118,7 +118,8 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
             terms = add_gradients(net, batch, labels[rows].to(on), p, processes)
             if "avel" in terms:
-                terms |= _levels(net.core, labels[rows], p)
+                whole = torch.stack([mask.any(1) for _, mask in batch.values()]).all(0).cpu()
+                terms |= _levels(net.core, labels[rows][whole], p)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item() * len(rows)
             if not math.isfinite(sums["total"]):
@@ -197,10 +198,13 @@ def predict(
 
 
 def _reach(net: Net, data: Data, train: list[str], labels: Tensor, params: Params, streams, on: str) -> dict:
-    """`terms.reach` on one training clip of each emotion."""
+    """`terms.reach` on one training clip of each emotion, with all its streams where there is one."""
     if not isinstance(net.core, FoalNet):
         return {}
-    rows = [int((labels == c).nonzero()[0]) for c in labels.unique()]
+    rows = []
+    for c in labels.unique():
+        of_class = (labels == c).nonzero().flatten().tolist()
+        rows.append(next((i for i in of_class if data.complete(train[i], streams)), of_class[0]))
     return reach(net, _batch(data.stores, streams, [train[i] for i in rows], on), labels[rows].to(on), params)
 
 
@@ -242,9 +246,14 @@ def _held_out(net, data: Data, held_out: dict, epoch: int, params: Params, strea
 
 
 def _absent(net, data: Data, known: dict, params: Params, streams, processes) -> pd.DataFrame:
-    """The selected epoch's logits of Foal-Net with each of its streams hidden in turn."""
+    """The selected epoch's logits of Foal-Net, with each of its streams hidden in turn, of clips that have both."""
     parts = []
-    for hidden in streams if isinstance(net.core, FoalNet) else []:
+    if not isinstance(net.core, FoalNet):
+        return pd.DataFrame({"utterance": []})
+    whole = [data.complete(u, streams) for u in known["utterance"]]
+    if not all(whole):
+        known = _known(data, [u for u, complete in zip(known["utterance"], whole, strict=True) if complete])
+    for hidden in streams if any(whole) else []:
         logits = predict(net, data.stores, streams, known["utterance"], params, processes, without=hidden)
         parts.append(_kept(data, known, logits, {"condition": f"no {hidden}"}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"utterance": []})

@@ -64,7 +64,7 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
 
 
 def _standardise(store: FeatureStore, train: list[str]) -> Standardise:
-    frames = np.concatenate([store[u] for u in train]).astype(np.float64)
+    frames = np.concatenate([store[u] for u in train if u in store.lengths]).astype(np.float64)
     mean, std = frames.mean(0), frames.std(0)
     return Standardise(*(torch.tensor(v, dtype=torch.float32) for v in (mean, std + 1e-3 * std.mean())))
 

@@ -41,6 +41,7 @@ def save(
         "labels": params.corpus.labels,
         "sizes": {"train": len(sides.train), "validation": len(sides.validation), "test": len(sides.test)},
         "groups": sides.groups,
+        **lacking(data, sides, streams),
         "split_digest": sides.digest,
         "params_digest": params.digest(variant),
         "params": params.for_variant(variant).model_dump(mode="json", exclude={"variants"}),
@@ -77,6 +78,16 @@ def save(
     return file
 
 
+def lacking(data: Data, sides: Split, streams: list[str]) -> dict:
+    """How many utterances of each side lack a stream, under `lacking`; nothing where none does."""
+    counts = {
+        s: {side: sum(u not in data.stores[s].lengths for u in getattr(sides, side)) for side in sides.groups}
+        for s in streams
+    }
+    counts = {s: by_side for s, by_side in counts.items() if any(by_side.values())}
+    return {"lacking": counts} if counts else {}
+
+
 def unfinished(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data) -> Path:
     """Where this run keeps its finished epochs until it has a record; another name for other params or features."""
     made_of = [params.digest(variant), *_features(params, variant, data)]
@@ -88,7 +99,7 @@ def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data:
     streams = params.variants[variant].streams
     data = (data or open_data(params, streams)).having(streams)
     check_coverage(data.table, params)
-    sides = split(data.table, params, fold, protocol)
+    sides = split(data.table, params, fold, protocol, variant)
     leaks.check(data, sides, params.kinds)
     start = first_weights(params, variant, fold, seed, protocol)
     keep = unfinished(params, variant, fold, seed, protocol, data)

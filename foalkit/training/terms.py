@@ -8,7 +8,7 @@ from torch import Tensor
 from foalkit import losses
 from foalkit.models import FoalNet
 from foalkit.params import Params
-from foalkit.training.gradients import loss_terms, precision, same_draws
+from foalkit.training.gradients import both_present, loss_terms, precision, same_draws
 from foalkit.training.networks import Entered, Net, Streams, classify
 from foalkit.training.processes import Processes
 
@@ -75,7 +75,14 @@ def held_out_terms(
 
 
 def _measures(core: FoalNet, entered: Entered, labels: Tensor, params: Params, rng: torch.Generator) -> dict:
-    """Of one batch, by name: the mean value and of how many, `(1,)` or `(C,)` where it is counted per emotion."""
+    """Of one batch, by name: the mean value and of how many, `(1,)` or `(C,)` where it is counted per emotion.
+
+    Clips that lack a stream are left out, as in training.
+    """
+    if (present := both_present(entered)) is not None:
+        entered, labels = [(x[present], mask[present]) for x, mask in entered], labels[present.cpu()]
+    if not len(labels):
+        return {}
     (audio, audio_mask), (video, video_mask) = entered
     n, own, loss = len(labels), torch.arange(len(labels)), params.loss
     projected = core.project(audio, video, audio_mask, video_mask)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import wave
 
@@ -119,15 +120,30 @@ def test_bad_label_lines_are_listed_and_left_out(broken):
     assert f"not of dialogue {file.stem}" in reasons[f"Ses01F_other_{c[-4:]}"]
 
 
-def test_missing_media_are_listed_and_left_out(broken):
+def test_a_turn_without_its_media_stays_and_counts_are_of_whole_ones(broken):
     whole, _ = iemocap.read(broken)
     lost, dialogue = whole[0]["utterance"], whole[-1]["dialogue"]
     next(broken.rglob(f"{lost}.wav")).unlink()
     next(broken.rglob(f"{dialogue}.avi")).unlink()
     rows, left_out = iemocap.read(broken)
-    expected = {r["utterance"]: f"{dialogue}.avi is missing" for r in whole if r["dialogue"] == dialogue}
-    assert dict(left_out) == expected | {lost: f"{lost}.wav is missing"}
-    assert len(rows) == len(whole) - len(left_out)
+    assert left_out == [] and [r["utterance"] for r in rows] == [r["utterance"] for r in whole]
+    assert {r["utterance"] for r in rows if not r["audio"]} == {lost}
+    assert {r["utterance"] for r in rows if not r["video"]} == {
+        r["utterance"] for r in whole if r["dialogue"] == dialogue
+    }
+    assert all(
+        r["audio"] in ("", w["audio"]) and r["video"] in ("", w["video"]) for r, w in zip(rows, whole, strict=True)
+    )
+    labels = dict.fromkeys({r["label"] for r in whole}, "happy") | {whole[0]["label"]: "sad"}
+    counted = {"labels": labels, "classes": ["happy", "sad"], "assert_counts": True}
+    corpus = Iemocap(reader="iemocap", root=str(broken), **counted)
+
+    def found(used):  # the first class of the literature has 1636
+        return int(re.search(r"happy has (\d+)", refused(lambda: read_manifest(corpus, broken, used=used)))[1])
+
+    happy = [r for r in rows if labels[r["label"]] == "happy"]
+    assert found([]) == len(happy) and found(["audio"]) == sum(r["audio"] != "" for r in happy)
+    assert found(["audio", "video"]) == sum(r["audio"] != "" and r["video"] != "" for r in happy) < len(happy)
 
 
 HOSTILE = [
@@ -267,7 +283,7 @@ def test_copies_of_a_take_are_one_utterance(tmp_path):
     assert (row["audio"], row["video"]) == (f"a/Actor_12/03-{take}.wav", f"v/Actor_12/01-{take}.mp4")
 
 
-def test_one_copy_is_enough_if_it_is_heard(tmp_path):
+def test_one_copy_is_enough(tmp_path):
     root = takes(
         tmp_path,
         "01-01-03-01-01-01-01.mp4",  # audio and video
@@ -281,10 +297,28 @@ def test_one_copy_is_enough_if_it_is_heard(tmp_path):
     assert found == {
         "01-03-01-01-01-01": ("01-01-03-01-01-01-01.mp4", "01-01-03-01-01-01-01.mp4", "M"),
         "01-04-01-01-01-02": ("03-01-04-01-01-01-02.wav", "", "F"),
+        "01-06-01-01-01-03": ("", "02-01-06-01-01-01-03.mp4", "M"),
         "01-08-01-01-01-04": ("03-01-08-01-01-01-04.wav", "02-01-08-01-01-01-04.mp4", "F"),
     }
-    assert [name for name, _ in left_out] == ["01-06-01-01-01-03"]
-    assert "without its sound" in left_out[0][1]
+    assert left_out == []
+
+
+def test_takes_are_known_by_files_of_features_too(tmp_path):
+    takes(tmp_path, "03-01-04-01-01-01-02.wav")
+    for name in (
+        "01-01-03-01-01-01-01.npy",  # named as the film was
+        "01-05-01-01-01-01.parquet",  # named by the take
+        "01-01-04-01-01-01-02.npy",  # of the take that has sound
+        "03-02-04-01-01-01-02.npy",  # a song
+        "mean.npy",
+    ):
+        (tmp_path / name).write_bytes(b"")
+    rows, left_out = ravdess.read(tmp_path)
+    assert left_out == [] and {r["utterance"]: (r["label"], r["audio"], r["video"]) for r in rows} == {
+        "01-04-01-01-01-02": ("sad", "03-01-04-01-01-01-02.wav", ""),
+        "01-03-01-01-01-01": ("happy", "", ""),
+        "01-05-01-01-01-01": ("angry", "", ""),
+    }
 
 
 def test_songs_strangers_and_second_copies(tmp_path):

@@ -422,7 +422,7 @@ def test_imported_features_are_read_by_their_pattern(imported, tmp_path):
     ("content", "said"),
     [
         (np.zeros((4, 2)), "shape (4, 2), expected (T, 3)"),
-        (np.zeros(3), "shape (3,)"),
+        (np.zeros(4), "shape (4,)"),
         (np.zeros((0, 3)), "shape (0, 3)"),
         (np.array([[1.0, np.nan, 0.0]]), "NaN"),
         (np.array([[1.0, np.inf, 0.0]]), "infinity"),

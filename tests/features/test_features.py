@@ -773,7 +773,7 @@ def test_when_nothing_can_be_read_the_first_reason_is_said(world):
     assert ".wav" in refused(lambda: prepare(world))
 
 
-def test_a_take_without_a_picture_is_left_out(tiny, tmp_path, corpus):
+def test_a_take_without_a_picture_stays_for_the_rows_that_need_none(tiny, tmp_path, corpus):
     sound = some_wav_of(corpus)
     root = tmp_path / "ravdess"
     for name in ("03-01-03-01-01-01-01.wav", "03-01-04-01-01-01-02.wav"):
@@ -789,8 +789,13 @@ def test_a_take_without_a_picture_is_left_out(tiny, tmp_path, corpus):
     dumped = {s: v.model_dump() for s, v in features_of.items()}
     p = make_world(tiny, tmp_path, root, "audio", "video", corpus=changes, features=dumped)
     data = prepare(p)
-    assert data.table["utterance"].tolist() == ["01-03-01-01-01-01"]
-    assert data.left_out.to_numpy().tolist() == [["01-04-01-01-01-02", "video: 01-04-01-01-01-02: has no video file"]]
+    assert data.left_out.empty and data.info["fewer"] == {"video": "1 of 2 utterances have no video file"}
+    assert data.table[["utterance", "lacks"]].to_numpy().tolist() == [
+        ["01-03-01-01-01-01", ""],
+        ["01-04-01-01-01-02", "video"],
+    ]
+    assert set(data.stores["audio"].lengths) == set(data.table["utterance"])
+    assert set(data.stores["video"].lengths) == {"01-03-01-01-01-01"}
 
 
 def test_a_take_that_is_there_twice_is_known_and_lies_in_one_part(tiny, tmp_path, corpus):
@@ -852,7 +857,7 @@ def test_imported_features_stand_in_for_an_encoder(tiny, one_session, tmp_path):
     (folder / f"{gone}.npy").unlink()
     data = prepare(p)
     reasons = dict(zip(data.left_out["utterance"], data.left_out["reason"], strict=True))
-    assert "NaN" in reasons[broken] and "fp16" in reasons[large] and "no imported" in reasons[gone]
+    assert "NaN" in reasons[broken] and "fp16" in reasons[large] and "no features of audio" in reasons[gone]
     last = data.table["utterance"].iloc[-1]
     np.testing.assert_array_equal(data.stores["audio"][last], np.load(folder / f"{last}.npy").astype(np.float16))
     np.save(folder / f"{gone}.npy", np.ones((2, 3)))  # it arrives later

@@ -65,7 +65,8 @@ def test_rows_without_pictures_run_and_the_others_are_said_not_to(p, capsys):
 
 
 def test_files_of_some_takes_are_enough_and_no_row_left_is_refused(p):
-    table = pd.DataFrame({"speaker": ACTORS, "audio": "a.wav", "video": ["v.mp4", "", "", ""] * 3})
+    known = {"utterance": [f"u{n}" for n in range(12)], "speaker": ACTORS, "audio": "a.wav"}
+    table = pd.DataFrame({**known, "video": ["v.mp4", "", "", ""] * 3})
     assert without_files(p, table) == {}  # every fold tests an actor with pictures
     lacking = table.assign(video=["v.mp4"] * 8 + [""] * 4)
     words = "4 of 12 utterances have no video file, among them all of Actor_09, Actor_10, Actor_11, Actor_12"

@@ -69,7 +69,7 @@ class ResemblyzerEncoder:
 
         file = RESEMBLYZER.find(where)
         state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]
-        self.model = torch.nn.LSTM(40, self.width, spec.layer, batch_first=True)  # those below the layer that is asked for
+        self.model = torch.nn.LSTM(40, self.width, spec.layer, batch_first=True)  # none above the one asked for
         self.model.load_state_dict({k: state[f"lstm.{k}"] for k in self.model.state_dict()})
         self.model.eval().requires_grad_(False)
         self.stride = spec.stride

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from foalkit import UserError
+from foalkit.corpora.folds import write_folds
 from foalkit.corpora.manifest import corpus_root, read_manifest
 from foalkit.features import media
 from foalkit.features.build import build, shards
@@ -19,6 +20,7 @@ from foalkit.features.reader import FILE
 from foalkit.features.store import FeatureStore
 from foalkit.files import digest, file_digest, locked, read_mapping, write_json, write_parquet
 from foalkit.params import Params
+from foalkit.params.corpora import Table
 from foalkit.params.encoders import Kind
 from foalkit.params.errors import unknown
 from foalkit.params.load import corpus_place, expand
@@ -89,7 +91,7 @@ def prepare(params: Params) -> Data:
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
         read_from = sources(params)
-        table, left_out = read_manifest(params.corpus, root)
+        table, left_out = read_manifest(params.corpus, root, params.folds)
         table, bad = with_lengths(table, root)
         stores = {}
         without = without_files(params, table)
@@ -107,6 +109,7 @@ def prepare(params: Params) -> Data:
         table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
         if table.empty:
             raise UserError(f"{root}: no utterance is left; the first reason: {next(iter(bad.values()))}")
+        write_folds(table, params)
         left_out = pd.concat(
             [left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])], ignore_index=True
         )
@@ -145,7 +148,7 @@ def without_files(params: Params, table: pd.DataFrame) -> dict[str, str]:
     found = {}
     for stream, kind in params.kinds.items():
         have = table[FILE[kind]] != "" if kind in FILE else pd.Series(True, table.index)
-        tested = [table[params.folds.by].isin(groups) for groups in params.folds.groups]
+        tested = [table[params.folds.column].isin(groups) for groups in params.folds.groups]
         none = [
             groups
             for groups, rows in zip(params.folds.groups, tested, strict=True)
@@ -176,6 +179,8 @@ def sources(params: Params) -> str | None:
         for key in ("folder", "model", "pretrained")
         if (place := getattr(spec, key, None))
     ]
+    if isinstance(params.corpus, Table):  # it may lie elsewhere
+        named += [("corpus.table", table) for table in [params.corpus.table, *params.corpus.tables.values()] if table]
     try:
         corpus = corpus_place(params)
         places = [corpus, *(expand(place, key) for key, place in named)]
@@ -200,14 +205,14 @@ def extract(params: Params, stream: str, group: str) -> None:
     if stream not in params.features:
         raise UserError(unknown("stream", stream, sorted(params.features)))
     if group not in (groups := [g for held_out in params.folds.groups for g in held_out]):
-        raise UserError(unknown(params.folds.by, group, groups))
+        raise UserError(unknown(params.folds.column, group, groups))
     records.claim(params)
     store = params.store_folder(stream)
-    shard = store.with_name(f"{store.name}.shard-{digest([params.folds.by, group])[:8]}")
+    shard = store.with_name(f"{store.name}.shard-{digest([params.folds.column, group])[:8]}")
     with locked(params.features_folder / ".used", shared=True), locked(shard.with_name(f"{shard.name}.lock")):
         root = corpus_root(params)
-        table, _ = read_manifest(params.corpus, root)
-        table, _ = with_lengths(table[table[params.folds.by] == group].reset_index(drop=True), root)
+        table, _ = read_manifest(params.corpus, root, params.folds)
+        table, _ = with_lengths(table[table[params.folds.column] == group].reset_index(drop=True), root)
         if table.empty:
             print(f"{stream}: no utterance of {params.folds.by} {group} can be used")
             return

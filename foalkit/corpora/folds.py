@@ -68,7 +68,8 @@ def deal(table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
     together = _together([table[column] for column in (folds.by, "speaker", "dialogue")])
     number = together.max() + 1
     if number < folds.count:
-        why = ", since those that share a speaker or a dialogue stay together" * (number < table[folds.by].nunique())
+        fewer = number < table[folds.by].nunique()
+        why = ", since those that share a speaker or a dialogue stay together" if fewer else ""
         raise UserError(f"folds.count: {folds.count} folds cannot be dealt from {number} groups by {folds.by}{why}")
     dealer = StratifiedGroupKFold(folds.count, shuffle=True, random_state=folds.seed)
     fold = pd.Series("", table.index)

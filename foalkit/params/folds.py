@@ -35,9 +35,11 @@ class Folds(Strict):
         if not isinstance(data, dict):
             return data
         made = OWN_SPLIT if data.get("by") == "split" else None
-        if type(data.get("count")) is int and 2 <= data["count"] <= MOST:
-            made = [[f"fold {n}"] for n in range(1, data["count"] + 1)]
+        if type(count := data.get("count")) is int:
+            made = [[f"fold {n}"] for n in range(1, min(max(count, 2), MOST) + 1)]
         if made and data.get("groups") not in (None, made):
+            if type(count) is int and not 2 <= count <= MOST:
+                return data  # that comes first
             raise ValueError("groups: say either them, or `count`, or `by: split` (folds.groups=null drops them)")
         return {**data, "groups": made} if made else data
 

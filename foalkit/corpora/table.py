@@ -40,10 +40,11 @@ def read(root: Path, corpus: Table) -> tuple[list[dict], list[tuple[str, str]]]:
         )
         _check_columns(corpus, sheet, table)
         left_out += sheet.bad
-        for place, cells in sheet.rows:
+        for place, row_cells in sheet.rows:
+            cells = row_cells | ({"part": part} if part else {})
             utterance = one_line(_filled(corpus.columns.utterance, cells) if corpus.columns.utterance else "") or place
             try:
-                row = _utterance(root, corpus, cells | ({"part": part} if part else {}), corpus.folders.get(part, ""))
+                row = _utterance(root, corpus, cells, corpus.folders.get(part, ""))
                 utterance = row["utterance"]
                 if first := seen.get(utterance):
                     raise RowError(f"stands twice, in {first} too, which is used")

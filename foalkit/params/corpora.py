@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from foalkit.params.errors import unknown
 from foalkit.params.strict import Line, Name, Seed, Strict
 
+PRINTED_CLASSES = {"CREMA-D": 6}
 NO_SPEAKER = (
     "without it nobody can keep a speaker on one side of a split; a random split with speakers on both sides, as it "
     "would then be, prints 5 to 17 points more on RAVDESS"
@@ -108,10 +109,26 @@ class Columns(Strict):
         return self
 
 
-class Table(Recordings):
-    """A table (CSV, TSV, Parquet) with a row for each utterance."""
+class Described(Recordings):
+    """Recordings whose layout the params describe."""
 
     generate: ClassVar[None] = None
+    published: Literal["CREMA-D"] | None = Field(None, description="the corpus in params/published.yaml that it is")
+
+    @property
+    def printed(self) -> tuple[str, int] | None:
+        """The corpus in params/published.yaml, and its classes there."""
+        return (self.published, PRINTED_CLASSES[self.published]) if self.published else None
+
+    @property
+    def recordings(self) -> dict:
+        """Which recordings these are, and which utterances the layout makes of them."""
+        return self.model_dump(exclude={"labels", "classes", "published"})
+
+
+class Table(Described):
+    """A table (CSV, TSV, Parquet) with a row for each utterance."""
+
     reader: Literal["table"]
     table: Line | None = Field(None, description="the file, in the root or absolute; $NAME is of the environment")
     tables: dict[Name, Line] = Field(
@@ -155,16 +172,10 @@ class Table(Recordings):
         """Whether it says which utterances train and which are tested."""
         return bool(self.tables or self.columns.split)
 
-    @property
-    def recordings(self) -> dict:
-        """Which recordings these are, and which utterances the table makes of them."""
-        return self.model_dump(exclude={"labels", "classes"})
 
-
-class Names(Recordings):
+class Names(Described):
     """Files whose names say who speaks and which label they have."""
 
-    generate: ClassVar[None] = None
     reader: Literal["names"]
     pattern: Line = Field(
         description="an expression with groups named speaker and label, that a file's name without its ending matches "
@@ -188,11 +199,6 @@ class Names(Recordings):
     def has_split(self) -> bool:
         """Whether the names say which utterances train and which are tested."""
         return "split" in re.compile(self.pattern).groupindex
-
-    @property
-    def recordings(self) -> dict:
-        """Which recordings these are, and which utterances their names make of them."""
-        return self.model_dump(exclude={"labels", "classes"})
 
 
 def _compiled(key: str, pattern: str) -> re.Pattern:

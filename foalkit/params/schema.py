@@ -262,7 +262,7 @@ class Params(Strict):
 
     @property
     def _corpus(self) -> dict:
-        return {**self.corpus.model_dump(exclude={"root", "generate"}), **self.corpus.recordings}
+        return {**self.corpus.model_dump(exclude={"root", "generate", "published"}), **self.corpus.recordings}
 
     def store_folder(self, stream: str) -> Path:
         """Where a stream's features lie, absolute."""

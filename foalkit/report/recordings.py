@@ -59,7 +59,8 @@ def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -
     for i, emotion in enumerate(classes):
         part = table[table["emotion"] == emotion]
         turn = part.iloc[len(part) // 2]
-        samples = media.read_audio(root / turn["audio"], *clip.window(turn["end"] - turn["start"]))
+        begins, window = turn.get("audio_from", 0.0), clip.window(turn["end"] - turn["start"])
+        samples = media.read_audio(root / turn["audio"], *(begins + t for t in window))
         wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
         length = len(samples) / media.SAMPLE_RATE
         wave.plot(np.linspace(0, length, len(samples)), samples, lw=0.4, color=AUDIO)

@@ -33,6 +33,8 @@ def main(words: list[str] | None = None) -> int:
     extract = verb("extract", _extract, "build the features of one session or speaker, which the grid then joins")
     extract.add_argument("--stream", help="the stream; without it, only the generated corpus is written")
     extract.add_argument("--group", help="the session or speaker, as in folds.groups")
+    about = "say what a corpus holds, what is used and what is not, and what to look at first; opens no recording"
+    verb("check-corpus", _check_corpus, about)
     verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
@@ -115,6 +117,15 @@ def _doctor(given) -> int:
     found = examine(given.params, given.overrides)
     print(*found, sep="\n")
     return 1 if any(f.stops for f in found) else 0
+
+
+def _check_corpus(given) -> int:
+    from foalkit.corpora.overview import check
+    from foalkit.params import load
+
+    for line in check(load(given.params, given.overrides)):
+        print(line)
+    return 0
 
 
 def _params(given) -> int:

@@ -165,7 +165,7 @@ def _folders(p) -> Iterator[Finding]:
 def _needs(p) -> float:
     """Bytes that are still to be written, roughly: a generated corpus, features, the weights of runs."""
     made, seconds = p.corpus.generate, 1.2 if p.corpus.generate else 3.6  # of a turn, cut at 6 s
-    turns = {"iemocap": 5531, "ravdess": 2452}[p.corpus.reader]
+    turns = {"iemocap": 5531, "ravdess": 2452}.get(p.corpus.reader, 5000)
     if made:
         turns = (
             made.sessions * made.turns_per_session

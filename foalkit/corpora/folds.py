@@ -3,14 +3,20 @@
 Beside them the folds of `random-split`, which put every speaker on both sides: they show what that leak is worth.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
 
 from foalkit import UserError
 from foalkit.files import digest, whole
 from foalkit.params import Params
+from foalkit.params.folds import Folds
 
 RANDOM_SEED = 0  # of the parts under random-split, whatever the seeds of training are
 
@@ -32,12 +38,13 @@ class Split:
 def split(table: pd.DataFrame, params: Params, fold: int, protocol: str, variant: str | None = None) -> Split:
     """The utterances of fold `fold` (1-based), checked for leaks; with `variant` those that it can use (`usable`).
 
-    honest: the next fold's groups validate; published: no validation, all the others train (protocol.md);
-    random-split: as honest, but the groups are `random_parts`, which hold utterances of every speaker.
-    Raises UserError for a fold that does not exist and, but under random-split, for any speaker or dialogue on two
-    sides.
+    honest: the next fold's groups validate, or a corpus's own validation side (`folds.by: split`); published: no
+    validation, all the others train (protocol.md); random-split: as honest, but the groups are `random_parts`, which
+    hold utterances of every speaker. Raises UserError for a fold that does not exist and, but under random-split, for
+    any dialogue or (unless `folds.shared`) speaker on two sides.
     """
-    column, groups, apart = table[params.folds.by], params.folds.groups, ("speaker", "dialogue")
+    column, groups = table[params.folds.column], params.folds.groups
+    apart = tuple(what for what in ("speaker", "dialogue") if what not in params.folds.shared)
     if fold not in (folds := params.fold_numbers(protocol)):
         raise UserError(f"fold {fold} does not exist; folds are 1 to {folds[-1]} ({protocol})")
     if protocol == "random-split":
@@ -65,6 +72,48 @@ def usable(table: pd.DataFrame, params: Params, variant: str) -> pd.Series:
         return pd.Series(True, table.index)
     enough = any if v.network in ("foal-net", "late-product") else all
     return table["lacks"].map(lambda lacks: enough(stream not in lacks.split() for stream in v.streams))
+
+
+def deal(table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
+    """The table with a column `fold` ("fold 1" to "fold <count>"), in which every class has its share of each fold.
+
+    What `folds.by` names, a speaker and a dialogue stay whole: those that meet in an utterance are in one fold
+    (scikit-learn's StratifiedGroupKFold, shuffled by `folds.seed`). Raises UserError where that leaves a fold empty.
+    """
+    together = _together([table[column] for column in (folds.by, "speaker", "dialogue")])
+    number = together.max() + 1
+    if number < folds.count:
+        fewer = number < table[folds.by].nunique()
+        why = ", since those that share a speaker or a dialogue stay together" if fewer else ""
+        raise UserError(f"folds.count: {folds.count} folds cannot be dealt from {number} groups by {folds.by}{why}")
+    dealer = StratifiedGroupKFold(folds.count, shuffle=True, random_state=folds.seed)
+    fold = pd.Series("", table.index)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a class with fewer utterances than folds: check-corpus says which
+            for n, (_, rows) in enumerate(dealer.split(table, table["emotion"], together), 1):
+                fold.iloc[rows] = f"fold {n}"
+    except ValueError as error:
+        raise UserError(f"folds.count: {error}") from None
+    if fold.nunique() < folds.count:
+        raise UserError(f"folds.count: {folds.count} folds of {number} groups leave one empty; ask for fewer")
+    return table.assign(fold=fold)
+
+
+def _together(columns: list[pd.Series]) -> np.ndarray:
+    """A number for each row `(N,)`, the same for rows that have a value of some column in common, by any way."""
+    rows, edges = np.arange(len(columns[0])), []
+    for column in columns:
+        first = column.map({value: n for n, value in reversed(list(enumerate(column)))}).to_numpy()
+        edges.append(coo_array((np.ones(len(rows)), (rows, first)), shape=(len(rows), len(rows))))
+    return connected_components(sum(edges), directed=False)[1]
+
+
+def write_folds(table: pd.DataFrame, params: Params) -> None:
+    """outputs/<params>/folds.csv, where folds are dealt: utterance, speaker, emotion and fold."""
+    if params.folds.count:
+        with whole(params.folder / "folds.csv") as part:
+            table[["utterance", "speaker", "emotion", "fold"]].to_csv(part, index=False)
 
 
 def random_parts(table: pd.DataFrame, count: int) -> pd.Series:
@@ -121,7 +170,7 @@ def check_coverage(table: pd.DataFrame, params: Params) -> None:
     groups = pd.Series([g for group in params.folds.groups for g in group])
     if groups.duplicated().any():
         raise UserError(f"folds.groups: {groups[groups.duplicated()].iloc[0]} is tested twice")
-    column = table[params.folds.by]
+    column = table[params.folds.column]
     never = sorted(set(column) - set(groups))
     if never:
         raise UserError(f"folds.groups: {', '.join(never)} would never be tested")

@@ -70,8 +70,8 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
                     "label": label,
                     "start": start,
                     "end": end,
-                    "audio": str(audio.relative_to(root)) if audio.exists() else "",
-                    "video": str(video.relative_to(root)) if video.exists() else "",
+                    "audio": str(audio.relative_to(root)) if audio else "",
+                    "video": str(video.relative_to(root)) if video else "",
                     "crop": CROPS[side],
                     "face": faces.get((dialogue, side)),
                 }

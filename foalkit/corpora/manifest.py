@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from foalkit import UserError, one_line
+from foalkit.corpora.folds import deal
 from foalkit.files import locked, refusal
 from foalkit.params import Params
+from foalkit.params.corpora import Corpus, Names, Table
+from foalkit.params.folds import Folds
 from foalkit.params.load import corpus_place
-from foalkit.params.schema import Corpus
 
 COLUMNS = {
     "utterance": "unique id",
@@ -29,6 +31,13 @@ COLUMNS = {
     "video": "video file, relative to the corpus root (empty: none)",
     "crop": "the speaker's picture in the video: x, y, width, height in pixels (none: all of it)",
     "face": "the speaker's face in the video: x, y, width, height in pixels (none: unknown)",
+}
+
+MORE = {  # of corpora that have it
+    "audio_from": "seconds in the audio file at which the utterance begins, where the file may hold more than it",
+    "transcript": "what is said",
+    "split": "train, validation or test, as the corpus has it",
+    "fold": "which fold tests it, where folds.count has them dealt",
 }
 
 
@@ -56,23 +65,24 @@ def corpus_root(params: Params) -> Path:
 
 
 def read_manifest(
-    corpus: Corpus, root: Path, *, used: Iterable[str] = ("audio", "video")
+    corpus: Corpus, root: Path, folds: Folds | None = None, *, used: Iterable[str] = ("audio", "video")
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The manifest (columns `COLUMNS`, sorted by utterance) and the table of turns left out (utterance, reason).
 
     No recording is opened, and a row stands there without its files too; asserted counts are of rows with all media
-    that are `used`. Raises UserError when nothing usable is found, an id stands twice, or asserted counts do
-    not hold.
+    that are `used`. `folds` are dealt where they have a count. Raises UserError when nothing usable is found, an id
+    stands twice, or asserted counts do not hold.
     """
     reader = import_module(f"foalkit.corpora.{corpus.reader}")
-    rows, left_out = reader.read(root)
+    rows, left_out = reader.read(root, corpus) if isinstance(corpus, Table | Names) else reader.read(root)
     # a name of other bytes than UTF-8 could stand in no table
     odd = [r for r in rows if not (r["audio"] + r["video"]).isprintable()]
     left_out += [
         (r["utterance"], f"the name of {r['video'] or r['audio']} has characters without a shape") for r in odd
     ]
     rows, left_out = [r for r in rows if r not in odd], [(one_line(u), one_line(why)) for u, why in left_out]
-    table = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "emotion"])
+    more = [c for c in MORE if any(c in r for r in rows)]
+    table = pd.DataFrame(rows, columns=[*(c for c in COLUMNS if c != "emotion"), *more])
     table.insert(table.columns.get_loc("label") + 1, "emotion", table["label"].map(corpus.labels))
     unnamed = table[table["emotion"].isna()]
     left_out += [
@@ -81,12 +91,16 @@ def read_manifest(
     ]
     table = table[table["emotion"].notna()].sort_values("utterance", ignore_index=True)
     if table.empty:
-        raise UserError(f"{root}: no utterance with a label of {sorted(corpus.labels)} can be used{_reasons(left_out)}")
+        found = ", ".join(f"{label} {n}" for label, n in unnamed["label"].value_counts().head(20).items())
+        why = f"; labels found: {found}" if found else _reasons(left_out)
+        raise UserError(f"{root}: no utterance with a label of {sorted(corpus.labels)} can be used{why}")
     twice = table["utterance"][table["utterance"].duplicated()]
     if len(twice):
         raise UserError(f"{root}: utterance {twice.iloc[0]} stands twice; remove one copy")
     if getattr(corpus, "assert_counts", False):
         reader.assert_counts(table[(table[list(used)] != "").all(axis=1)])
+    if folds and folds.count:
+        table = deal(table, folds)
     return table, pd.DataFrame(sorted(left_out), columns=["utterance", "reason"])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from foalkit import UserError
+from foalkit.corpora.folds import write_folds
 from foalkit.corpora.manifest import corpus_root, read_manifest
 from foalkit.features.build import build, shards
 from foalkit.features.presence import (
@@ -28,6 +29,7 @@ from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
 from foalkit.files import digest, entries_below, file_digest, locked, read_mapping, unusable, write_json, write_parquet
 from foalkit.params import Params
+from foalkit.params.corpora import Table
 from foalkit.params.encoders import Kind
 from foalkit.params.errors import unknown
 from foalkit.params.load import corpus_place, expand
@@ -103,7 +105,7 @@ def prepare(params: Params) -> Data:
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
         read_from = sources(params)
-        table, left_out = read_manifest(params.corpus, root, used=media_of(params))
+        table, left_out = read_manifest(params.corpus, root, params.folds, used=media_of(params))
         stores, lacks = {}, lacking(params, table)
         without = without_files(params, table, lacks)
         for stream, why in without.items():
@@ -131,6 +133,7 @@ def prepare(params: Params) -> Data:
         if fewer:
             lacks = lacks.loc[table["utterance"]]
             table["lacks"] = [" ".join(lacks.columns[row]) for row in lacks.to_numpy()]
+        write_folds(table, params)
         left_out = pd.concat(
             [left_out, pd.DataFrame(sorted(bad.items()), columns=["utterance", "reason"])], ignore_index=True
         )
@@ -179,6 +182,8 @@ def sources(params: Params) -> str | None:
         for key in ("folder", "model", "pretrained")
         if (place := getattr(spec, key, None))
     ]
+    if isinstance(params.corpus, Table):  # it may lie elsewhere
+        named += [("corpus.table", table) for table in [params.corpus.table, *params.corpus.tables.values()] if table]
     try:
         corpus = corpus_place(params)
         places = [corpus, *(expand(place, key) for key, place in named)]
@@ -206,16 +211,16 @@ def extract(params: Params, stream: str, group: str) -> None:
     if stream not in params.features:
         raise UserError(unknown("stream", stream, sorted(params.features)))
     if group not in (groups := [g for held_out in params.folds.groups for g in held_out]):
-        raise UserError(unknown(params.folds.by, group, groups))
+        raise UserError(unknown(params.folds.column, group, groups))
     records.claim(params)
     store = params.store_folder(stream)
-    shard = store.with_name(f"{store.name}.shard-{digest([params.folds.by, group])[:8]}")
+    shard = store.with_name(f"{store.name}.shard-{digest([params.folds.column, group])[:8]}")
     with locked(params.features_folder / ".used", shared=True), locked(shard.with_name(f"{shard.name}.lock")):
         root = corpus_root(params)
-        table, _ = read_manifest(params.corpus, root, used=media_of(params))
+        table, _ = read_manifest(params.corpus, root, params.folds, used=media_of(params))
         lacks = lacking(params, table)
         made = [s for s in params.features if s not in without_files(params, table, lacks)]
-        wanted = (table[params.folds.by] == group) & ~lacks[stream].to_numpy() & (stream in made)
+        wanted = (table[params.folds.column] == group) & ~lacks[stream].to_numpy() & (stream in made)
         table, _ = with_lengths(table[wanted], root, tuple(params.kinds[s] for s in made))
         if table.empty:
             print(f"{stream}: no utterance of {params.folds.by} {group} can be used")

@@ -40,7 +40,7 @@ def without_files(params: Params, table: pd.DataFrame, lacks: pd.DataFrame | Non
     found = {}
     for stream in params.features:
         have = ~lacks[stream].to_numpy()
-        tested = [table[params.folds.by].isin(groups) for groups in params.folds.groups]
+        tested = [table[params.folds.column].isin(groups) for groups in params.folds.groups]
         none = [
             groups
             for groups, rows in zip(params.folds.groups, tested, strict=True)

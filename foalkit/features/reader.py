@@ -146,10 +146,12 @@ class Reader:
         return np.stack([cuts[i] for i in wanted])
 
     def _range(self, row: dict) -> tuple[float, float]:
-        """The same moment in both files: an audio file begins with its utterance, a video file need not."""
+        """The same moment in both files, which need not begin with the utterance."""
         start, end = used_part(self.spec, self.clip, row["end"] - row["start"])
         if self.kind == "sound":
-            return start, end
+            if (begins := row.get("audio_from")) is None:  # the file is this utterance alone
+                return start, end
+            return begins + start, begins + min(end, row["end"] - row["start"])
         return row["start"] + start, min(row["end"], row["start"] + end)
 
     def one_thread_each(self) -> None:

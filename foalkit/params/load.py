@@ -15,6 +15,7 @@ from foalkit.params.reading import expand as expand  # for other rooms, too
 from foalkit.params.reading import read_file, read_value
 from foalkit.params.rows import Claim, LedgerRow, PublishedRow, Variant
 from foalkit.params.schema import Params
+from foalkit.params.sizes import check_sizes
 
 NOT_SETTINGS = ("variants", "ledger", "published", "claims")  # the files in params/ that are no params files
 LONGEST = 80  # characters of a folder's name; a longer one is given by a digest
@@ -45,7 +46,7 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
     if result.training.reproducible == "everywhere":
         arithmetic.limit_torch()
     for variant in {v for names in result.ablation.values() for v in names}:
-        result.for_variant(variant)  # a wrong setting of a row is refused before any work
+        check_sizes(result.for_variant(variant), variant, where)  # a row's slip is refused before any work
     if not changes:
         return result
     try:

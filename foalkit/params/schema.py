@@ -3,14 +3,16 @@
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from foalkit import ROOT, UserError
 from foalkit.files import digest
+from foalkit.params.corpora import Corpus
 from foalkit.params.encoders import Device, Features, Kind, Precision, WavLMWeights
 from foalkit.params.errors import unknown, validate
+from foalkit.params.folds import Folds
 from foalkit.params.merge import at, over, put, without_nulls
 from foalkit.params.reading import expand
 from foalkit.params.rows import Preset, Variant
@@ -19,72 +21,6 @@ from foalkit.params.strict import Count, Few, Line, Name, Seed, Share, Stream, S
 Protocol = Literal["honest", "published", "random-split"]  # the last shows a leak, and is never ranked
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
 _FACT = {"__all__": {"trained_on"}}  # said of encoders, nothing is computed from it
-
-
-class Puppets(Strict):
-    """The generated corpus in IEMOCAP's layout (foalkit.puppets.iemocap)."""
-
-    seed: Seed = Field(1, description="another seed, another corpus")
-    turns_per_session: int = Field(90, ge=8, le=10_000, description="labelled turns of each session")
-    sessions: int = Field(5, ge=2, le=30, description="how many sessions there are, of two speakers each")
-
-
-class PuppetTakes(Strict):
-    """The generated corpus in RAVDESS's layout (foalkit.puppets.ravdess)."""
-
-    seed: Seed = Field(1, description="another seed, another corpus")
-    takes_per_actor: int = Field(12, ge=4, le=28, description="takes of each actor")
-    actors: int = Field(24, ge=1, le=24, description="how many actors there are")
-
-
-class Recordings(Strict):
-    """Where the recordings lie, and which label means which class."""
-
-    printed: ClassVar[tuple[str, int] | None] = None  # the corpus in params/published.yaml, and its classes there
-    root: str = Field("", description="its folder; $NAME is of the environment; a generated corpus needs none")
-    labels: dict[Line, Line] = Field(description="the corpus's label → class; utterances of other labels are left out")
-    classes: list[Line] = Field(min_length=2, max_length=100, description="the emotions, in the order of the logits")
-
-    @model_validator(mode="after")
-    def _is_whole(self):
-        if twice := [c for c in self.classes if self.classes.count(c) > 1]:
-            raise ValueError(f"classes: {twice[0]!r} stands twice")
-        for label, name in self.labels.items():
-            if name not in self.classes:
-                raise ValueError(f"labels.{label}: {unknown('class', name, self.classes)}")
-        if unused := [c for c in self.classes if c not in self.labels.values()]:
-            raise ValueError(f"classes: no label maps to {unused[0]!r}")
-        if not self.root and self.generate is None:
-            raise ValueError("root: say where the recordings lie")
-        return self
-
-    @property
-    def recordings(self) -> dict:
-        """Which recordings these are, wherever a generated corpus lies."""
-        new = {"sessions"} if getattr(self.generate, "sessions", 5) == 5 else None  # runs of before stay what they are
-        own = {"generate": self.generate.model_dump(exclude=new)} if self.generate else {"root": self.root}
-        return {"reader": self.reader, **own}
-
-
-class Iemocap(Recordings):
-    """IEMOCAP's layout: label files, sentence wavs and split-screen dialogue videos."""
-
-    printed: ClassVar = ("IEMOCAP", 4)
-    reader: Literal["iemocap"]
-    generate: Puppets | None = Field(None, description="puppets to write in this layout; null: real recordings")
-    assert_counts: bool = Field(False, description="stop unless the counts are the literature's")
-
-
-class Ravdess(Recordings):
-    """RAVDESS's layout: a file per take and modality, named by its seven fields."""
-
-    printed: ClassVar = ("RAVDESS", 8)
-    reader: Literal["ravdess"]
-    generate: PuppetTakes | None = Field(None, description="puppets to write in this layout; null: real recordings")
-
-
-# who reads the recordings: the module of that name in foalkit.corpora (and foalkit.puppets, where it is generated)
-Corpus = Annotated[Iemocap | Ravdess, Field(discriminator="reader")]
 
 
 class Clip(Strict):
@@ -214,25 +150,6 @@ class Training(Strict):
     job: Literal["fold", "folds"] = Field("fold", description="what one job of the grid trains of a variant")
 
 
-class Folds(Strict):
-    """Which groups are held out: IEMOCAP's sessions one by one, or RAVDESS's actors by the list."""
-
-    by: Literal["session", "speaker"] = Field("session", description="the manifest's column that the groups name")
-    groups: list[Annotated[list[Line], Field(min_length=1)]] = Field(
-        min_length=2, description="the sessions or speakers that each fold holds out"
-    )
-    published: Few | None = Field(None, description="how many the published protocol tests; null: all")
-
-    @model_validator(mode="after")
-    def _no_more_than_there_are(self):
-        if (self.published or 0) > len(self.groups):
-            raise ValueError(f"published: {self.published} of {len(self.groups)} groups")
-        every = [g for group in self.groups for g in group]
-        if twice := [g for g in every if every.count(g) > 1]:
-            raise ValueError(f"groups: {twice[0]!r} is held out twice")
-        return self
-
-
 class Params(Strict):
     """Everything a run depends on; unknown keys are errors that name the nearest valid one."""
 
@@ -303,6 +220,8 @@ class Params(Strict):
                 for stream in self.variants[name].streams:
                     if stream not in self.features:
                         raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
+        if self.folds.by == "split" and not self.corpus.has_split:
+            raise ValueError("folds.by: the corpus says no split; name its column, corpus.columns.split")
         # a base's setting for a stream that was dropped does no harm, a misspelt name does
         known = {*self.features, *(s for v in self.variants.values() for s in v.streams)}
         for key, streams in {
@@ -338,11 +257,12 @@ class Params(Strict):
     @property
     def data_digest(self) -> str:
         """A digest of everything that shapes manifest and features."""
-        return digest([self._corpus, self.model_dump(include={"clip", "features"}, exclude={"features": _FACT})])
+        shaped = [self._corpus, self.model_dump(include={"clip", "features"}, exclude={"features": _FACT})]
+        return digest([*shaped, self.folds.asked] if self.folds.count else shaped)
 
     @property
     def _corpus(self) -> dict:
-        return {**self.corpus.model_dump(exclude={"root", "generate"}), **self.corpus.recordings}
+        return {**self.corpus.model_dump(exclude={"root", "generate", "published"}), **self.corpus.recordings}
 
     def store_folder(self, stream: str) -> Path:
         """Where a stream's features lie, absolute."""
@@ -365,21 +285,22 @@ class Params(Strict):
 
     def fold_numbers(self, protocol: str) -> range:
         """The folds that a protocol tests, counted from 1."""
-        every = len(self.folds.groups)
+        every = self.folds.number
         return range(1, 1 + (self.folds.published or every if protocol == "published" else every))
 
     def never_tested(self, protocol: str) -> list[str]:
         """The sessions or speakers that no fold of the protocol tests (`folds.published`): its number is not whole."""
-        return [g for group in self.folds.groups[len(self.fold_numbers(protocol)) :] for g in group]
+        tested = len(self.folds.groups) if self.folds.by == "split" else len(self.fold_numbers(protocol))
+        return [g for group in self.folds.groups[tested:] for g in group]
 
     def digest(self, variant: str) -> str:
         """A digest of everything that can change the run of `variant` (not of names, seeds or other variants)."""
         p = self.for_variant(variant)
         own = {"foal-net": {"model", "loss"}, "cfn-sr": {"cfn_sr"}}.get(p.variants[variant].network, set())
-        kept = p.model_dump(include={"clip", "folds", "training", *own}, exclude={"model": {"inputs": _FACT}})
+        kept = p.model_dump(include={"clip", "training", *own}, exclude={"model": {"inputs": _FACT}})
         if p.training.reproducible == "here":  # runs of before there was this key stay what they are
             del kept["training"]["reproducible"]
-        kept["corpus"] = p._corpus
+        kept["corpus"], kept["folds"] = p._corpus, p.folds.asked
         kept["network"] = p.variants[variant].network
         kept["starts_from"] = {v: self.digest(v) for v in p.variants[variant].starts_from}
         kept["streams"] = {s: p.features[s].model_dump(exclude={"trained_on"}) for s in p.variants[variant].streams}

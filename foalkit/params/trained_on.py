@@ -39,7 +39,7 @@ NETWORKS = {
     "trpakov/vit-face-expression": ["ImageNet-21k", "FER2013"],
 }
 # the year a corpus was published, and whether anybody can copy it (IEMOCAP is sent to those who sign for it)
-CORPORA = {"IEMOCAP": (2008, False), "RAVDESS": (2018, True)}
+CORPORA = {"IEMOCAP": (2008, False), "RAVDESS": (2018, True), "CREMA-D": (2014, True)}
 
 
 def trained_on(params: "Params") -> dict[str, list[str] | None]:
@@ -65,7 +65,8 @@ def may_have_seen(params: "Params") -> dict[str, str]:
     """By stream, why its encoder may have seen the corpus or its speakers; streams without a reason are left out."""
     if params.corpus.generate is not None:  # nobody else has seen those
         return {}
-    said = {stream: _reason(names, params.corpus.printed[0]) for stream, names in trained_on(params).items()}
+    corpus = params.corpus.printed[0] if params.corpus.printed else params.name
+    said = {stream: _reason(names, corpus) for stream, names in trained_on(params).items()}
     return {stream: reason for stream, reason in said.items() if reason}
 
 
@@ -81,5 +82,7 @@ def _reason(names: list[str] | None, corpus: str) -> str:
             return f"this kit does not know {name}: make sure that it does not hold {corpus}"
         if known.web and known.year >= year and (free or not known.listed):
             closed = "" if known.listed else ", and nobody can look up what it holds"
+            if not year:
+                return f"{name} ({known.what}, {known.year}) may hold {corpus}, unless that was never public{closed}"
             return f"{name} ({known.what}, {known.year}) is younger than {corpus} ({year}) and may hold it{closed}"
     return ""

@@ -180,8 +180,8 @@ def _wave(ax, seen: Looks, root: Path, stream: str) -> None:
     ax.axis("off")
     if seen.kinds[stream] == "sound":
         times, step = seen.times[stream], seen.steps[stream]
-        start = max(0.0, times[0] - step / 2)
-        samples = media.read_audio(root / seen.turn["audio"], start, times[-1] + step / 2)
+        begins, start = seen.turn.get("audio_from", 0.0), max(0.0, times[0] - step / 2)
+        samples = media.read_audio(root / seen.turn["audio"], begins + start, begins + times[-1] + step / 2)
         ax.plot(start + np.arange(len(samples)) / media.SAMPLE_RATE, samples, lw=0.4, color=AUDIO)
 
 

@@ -68,7 +68,8 @@ def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -
         wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
         try:
             turn = part.iloc[len(part) // 2]
-            samples = media.read_audio(root / turn["audio"], *clip.window(turn["end"] - turn["start"]))
+            begins, window = turn.get("audio_from", 0.0), clip.window(turn["end"] - turn["start"])
+            samples = media.read_audio(root / turn["audio"], *(begins + t for t in window))
         except (IndexError, media.MediaError):
             why = "cannot be read" if len(part) else "no utterance"
             wave.set_title(f"{emotion}\n({why})", fontsize=8)

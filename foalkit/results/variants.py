@@ -147,6 +147,7 @@ def write_five_fold(params: Params, result: VariantResult, into: Path | None = N
         folder = r["folder"].relative_to(params.folder).as_posix()
         runs.append({"fold": r["fold"], "seed": r["seed"], "folder": folder, "record": f"{folder}/record.json"})
     row = {k: v.item() if isinstance(v, np.generic) else v for k, v in result.row.items()}
+    row = {k: None if v != v else v for k, v in row.items()}  # NaN: no interval of so few speakers
     write_json(file, {"schema": records.SCHEMA, "row": row, "folds": plain, "runs": runs})
     return file
 

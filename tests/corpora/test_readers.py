@@ -16,7 +16,7 @@ from foalkit import UserError, params
 from foalkit.corpora import iemocap, ravdess
 from foalkit.corpora.manifest import COLUMNS, corpus_root, counts, read_manifest
 from foalkit.features.data import with_lengths
-from foalkit.params.schema import Iemocap, Ravdess
+from foalkit.params.corpora import Iemocap, Ravdess
 
 FOUR = {"hap": "happy", "exc": "happy", "neu": "neutral", "sad": "sad", "ang": "angry"}
 CLASSES = ["happy", "neutral", "sad", "angry"]

@@ -9,8 +9,8 @@ import yaml
 from conftest import refused
 
 from foalkit import ROOT, UserError, notebook, params
+from foalkit.params.corpora import Puppets, PuppetTakes
 from foalkit.params.load import corpus_place, expand, params_files, read_ledger
-from foalkit.params.schema import Puppets, PuppetTakes
 
 FILES = params_files()
 LEDGER = read_ledger()

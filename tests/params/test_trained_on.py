@@ -86,3 +86,11 @@ def test_no_key_and_no_digest_depends_on_it():
 def test_the_store_says_it_too(data, tiny):
     told = {s: read_mapping(tiny.store_folder(s) / "store.json")["trained_on"] for s in tiny.features}
     assert told == {s: [] for s in tiny.features}
+
+
+def test_a_corpus_that_this_kit_does_not_know_is_called_as_its_params_are():
+    labels = ["corpus.labels=null", "corpus.labels.a=A", "corpus.labels.b=B", "corpus.classes=[A,B]"]
+    p = params.load("emo-db", ["corpus.root=nowhere", *labels])
+    assert may_have_seen(p) == {}  # speakers of read books and interviews
+    hub = "features.audio={encoder: wavlm, model: microsoft/wavlm-large, revision: x}"
+    assert "unless that was never public" in may_have_seen(params.load("emo-db", ["corpus.root=nowhere", hub]))["audio"]

@@ -26,3 +26,12 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython shows this in place of a traceback: the reader's mistake is not in our stack.
         return [f"{type(self).__name__}: {self}"]
+
+
+def __getattr__(name: str):
+    # on first use: it needs PyTorch and every encoder, which `import foalkit` alone does not
+    if name == "Recognizer":
+        from foalkit.recognizer import Recognizer
+
+        return Recognizer
+    raise AttributeError(f"module 'foalkit' has no attribute {name!r}")

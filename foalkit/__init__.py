@@ -1,5 +1,6 @@
 """foalkit: published multimodal emotion recognition results, rerun, doubted and trusted."""
 
+from importlib import import_module
 from pathlib import Path
 
 from foalkit import arithmetic
@@ -29,9 +30,6 @@ class UserError(Exception):
 
 
 def __getattr__(name: str):
-    # on first use: it needs PyTorch and every encoder, which `import foalkit` alone does not
-    if name == "Recognizer":
-        from foalkit.recognizer import Recognizer
-
-        return Recognizer
+    if name == "Recognizer":  # the highest room, on first use: `import foalkit` alone needs no PyTorch
+        return import_module("foalkit.recognizer").Recognizer
     raise AttributeError(f"module 'foalkit' has no attribute {name!r}")

@@ -22,6 +22,7 @@ from foalkit.results import records
 
 AT_ONCE = 32  # windows whose features are in memory together
 PUPPETS = "this model was trained on generated puppets"
+LOOKED_AT = ["stream", "second", "weight"]
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -72,14 +73,14 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
             )
         place = found[0]["folder"].parent
         params, variant = runs.settings_of(found[0], place.parents[2])
-        readers = _readers(params, variant)
+        readers = runs.readers_of(params, variant)
         several = len({r["seed"] for r in found}) > 1
         members = []
         for r in found:
             name = f"fold {r['fold']}" + f", seed {r['seed']}" * several
             facts = {key: r[key] for key in runs.KEPT if key in r}
             weights = records.read_weights(r["folder"])
-            members.append(runs.member(params, variant, name, facts, weights, _widths(readers)))
+            members.append(runs.member(params, variant, name, facts, weights, runs.widths(readers)))
         return cls(params, variant, readers, members, found=found)
 
     @cached_property
@@ -339,17 +340,3 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
         elif far:
             notes.append("this clip is unlike the training data: the answer is a guess")
         return notes
-
-
-LOOKED_AT = ["stream", "second", "weight"]
-
-
-def _readers(params: Params, variant: str) -> dict[str, clips.ClipReader]:
-    for stream in params.variants[variant].streams:
-        if params.features[stream].kind == "numbers":
-            raise UserError(f"features.{stream} of {variant} were made elsewhere: no clip can be turned into them here")
-    return {s: clips.ClipReader(params, s) for s in params.variants[variant].streams}
-
-
-def _widths(readers: dict[str, clips.ClipReader]) -> dict[str, int]:
-    return {stream: reader.width for stream, reader in readers.items()}

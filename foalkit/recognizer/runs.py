@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from foalkit import UserError, arithmetic, devices
+from foalkit.features.clips import ClipReader
 from foalkit.features.familiar import Familiar, familiar
 from foalkit.features.store import FeatureStore
 from foalkit.params import Params
@@ -79,6 +80,19 @@ def params_of(settings: dict, rows: dict[str, dict], outputs: Path) -> Params:
     if p.training.reproducible == "everywhere":
         arithmetic.limit_torch()
     return p.model_copy(update={"outputs": str(outputs)})
+
+
+def readers_of(params: Params, variant: str) -> dict[str, ClipReader]:
+    """By stream what reads clips as its features were made; raises UserError for features that were made elsewhere."""
+    for stream in params.variants[variant].streams:
+        if params.features[stream].kind == "numbers":
+            raise UserError(f"features.{stream} of {variant} were made elsewhere: no clip can be turned into them here")
+    return {s: ClipReader(params, s) for s in params.variants[variant].streams}
+
+
+def widths(readers: dict[str, ClipReader]) -> dict[str, int]:
+    """Numbers per frame by stream."""
+    return {stream: reader.width for stream, reader in readers.items()}
 
 
 def _network(names) -> str:

@@ -47,8 +47,6 @@ def read(cls, folder: Path):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from foalkit.recognizer.recognizer import _readers, _widths
-
     try:
         config = read_mapping(folder / CONFIG)
         if (config.get("library"), config.get("format")) != ("foalkit", FORMAT):
@@ -57,12 +55,12 @@ def read(cls, folder: Path):
         variant, settings = config["variant"], _resolved(config["settings"], folder)
         # networks with seeded random weights lie beside the outputs' folder
         params = runs.params_of(settings, {variant: config["row"]}, folder.absolute() / "run")
-        readers = _readers(params, variant)
+        readers = runs.readers_of(params, variant)
         members = []
         for i, facts in enumerate(config["runs"]):
             weights = _below(tensors, f"runs.{i}.")
             rest = {key: value for key, value in facts.items() if key != "name"}
-            members.append(runs.member(params, variant, facts["name"], rest, weights, _widths(readers)))
+            members.append(runs.member(params, variant, facts["name"], rest, weights, runs.widths(readers)))
         known = {}
         for stream, limit in config["limits"].items():
             kept = _below(tensors, f"known.{stream}.")

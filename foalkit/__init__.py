@@ -1,5 +1,6 @@
 """foalkit: published multimodal emotion recognition results, rerun, doubted and trusted."""
 
+from importlib import import_module
 from pathlib import Path
 
 from foalkit import arithmetic
@@ -26,3 +27,9 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython shows this in place of a traceback: the reader's mistake is not in our stack.
         return [f"{type(self).__name__}: {self}"]
+
+
+def __getattr__(name: str):
+    if name == "Recognizer":  # the highest room, on first use: `import foalkit` alone needs no PyTorch
+        return import_module("foalkit.recognizer").Recognizer
+    raise AttributeError(f"module 'foalkit' has no attribute {name!r}")

@@ -39,6 +39,14 @@ def main(words: list[str] | None = None) -> int:
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
     verb("doctor", _doctor, "say what this machine has, what the params need, and what to do", params="perhaps")
+    predict = verb(
+        "predict", _predict, "say what trained runs answer to media files, or to all in a folder", params=False
+    )
+    predict.add_argument("files", nargs="+", metavar="FILE", help="a media file, or a folder of them")
+    predict.add_argument(
+        "--run", required=True, help="a variant's folder of runs, one run's, a saved model, a hub name"
+    )
+    predict.add_argument("--json", action="store_true", help="a line of JSON a file")
     clean = verb("clean-features", _clean, "list the features, boxes and corpora that no outputs name", params=False)
     clean.add_argument("--remove", action="store_true", help="remove them")
     _read_and_write_any_letter(words)
@@ -147,6 +155,27 @@ def _params(given) -> int:
     print("\n".join(lines(p)))
     print("\n* what this file sets to another value than the default")
     return 0
+
+
+def _predict(given) -> int:
+    from pathlib import Path
+
+    from foalkit import Recognizer
+
+    recognizer, refused = Recognizer.load(given.run), 0
+    for file in given.files:
+        try:
+            if Path(file).is_dir():
+                table = recognizer.folder(file)
+                rows = json.loads(table.to_json(orient="records"))
+                print("\n".join(map(json.dumps, rows)) if given.json else table.to_string(index=False))
+            else:
+                answer = recognizer(file)
+                print(json.dumps(answer.as_dict()) if given.json else answer)
+        except UserError as error:
+            refused += 1
+            print(f"error: {error}", file=sys.stderr)
+    return 1 if refused else 0
 
 
 def _clean(given) -> int:

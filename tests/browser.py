@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 import urllib.request
@@ -288,5 +289,9 @@ def moved(control: Locator) -> None:
     elif control.get_attribute("role") == "slider":
         at_end = control.get_attribute("aria-valuenow") == control.get_attribute("aria-valuemax")
         control.press("ArrowLeft" if at_end else "ArrowRight")
+    elif "widget-upload" in (control.get_attribute("class") or ""):
+        with control.page.expect_file_chooser() as asked:
+            control.click()
+        asked.value.set_files(made_up.tone(Path(tempfile.mkdtemp()) / "tone.wav"))
     else:
         control.click()

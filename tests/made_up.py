@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import wave
 from itertools import product
 from pathlib import Path
 
@@ -213,3 +214,12 @@ def answers(p, grid, variant):
             logits = [row[f"logit_{c}"] for c in CLASSES]
             found[row["utterance"]] = (row["true"], logits.index(max(logits)), row["speaker"])
     return found
+
+
+def tone(file: Path, seconds: float = 1.5) -> Path:
+    """A wav of a steady tone, 16 kHz."""
+    samples = (8000 * np.sin(np.arange(int(16_000 * seconds)) / 5)).astype("<i2")
+    with wave.open(str(file), "wb") as written:
+        written.setparams((1, 2, 16_000, 0, "NONE", ""))
+        written.writeframes(samples.tobytes())
+    return file

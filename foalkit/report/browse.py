@@ -5,6 +5,7 @@ They offer what exists and read it again at each choice; nothing is trained or w
 
 import base64
 import html
+import tempfile
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -13,9 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from foalkit import Recognizer, UserError
 from foalkit.features.media import MediaError
 from foalkit.params import Params
-from foalkit.report import attention, figures, recordings
+from foalkit.report import attention, figures, recordings, your_clip
 from foalkit.report.explore import Opened
 from foalkit.results import records, scoring, variants
 from foalkit.results.variants import VariantResult
@@ -250,3 +252,37 @@ class Attention(widgets.VBox):
         seen = attention.looks(self.inside, self.utterance.value, self.root)
         how = {"layer": self.layer.value, "head": self.head.value}
         self.picture.value = picture(attention.picture(seen, self.root, **how), attention.describe(seen, **how))
+
+
+class YourClip(widgets.VBox):
+    """A file from this computer: played above its probabilities over time, and the answer to its beginning.
+
+    It stays on the machine that runs the notebook, in a folder that goes with the widget. `file` is shown first.
+    """
+
+    def __init__(self, recognizer: Recognizer, file: Path, window: float, hop: float):
+        self.recognizer, self.window, self.hop = recognizer, window, hop
+        self._folder = tempfile.TemporaryDirectory(prefix="foalkit-")
+        self.upload = widgets.FileUpload(description="choose a file", accept="audio/*,video/*", multiple=False)
+        self.played, self.answer = widgets.HTML(), widgets.HTML()
+        super().__init__([self.upload, self.played, self.answer])
+        self.upload.observe(self._chosen, "value")
+        self.show(file)
+
+    def _chosen(self, change) -> None:
+        for given in change["new"]:
+            file = Path(self._folder.name) / Path(given["name"]).name
+            file.write_bytes(given["content"])
+            self.show(file)
+
+    def show(self, file: Path) -> None:
+        """The film and its answers, or why there is none."""
+        try:
+            answer = self.recognizer(file)
+            table = self.recognizer.over_time(file, min(self.window, answer.seconds), self.hop)
+        except UserError as error:
+            self.played.value, self.answer.value = "", html.escape(str(error))
+            return
+        figure = your_clip.over_time(table, self.recognizer.classes, answer.seconds)
+        self.played.value = your_clip.player(file, figure, your_clip.describe(table), answer.seconds)
+        self.answer.value = answer._repr_html_()

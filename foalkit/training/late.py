@@ -121,3 +121,23 @@ def _rows(data: Data, utterances: list[str], logits: np.ndarray, **more) -> pd.D
     known = {"utterance": utterances, "speaker": speakers, **more, "true": data.labels(utterances).astype(np.int8)}
     table = pd.DataFrame({**known, **{f"logit_{c}": logits[:, i].astype("f4") for i, c in enumerate(data.classes)}})
     return table.astype({"epoch": np.int16}) if "epoch" in more else table
+
+
+def predict(
+    weights: dict, stores: dict[str, FeatureStore], streams: list[str], utterances: list[str], classes: int
+) -> np.ndarray:
+    """Logarithms of the products `(N, classes)` float32 that a run's weights give; of fewer streams, of theirs alone.
+
+    Raises UserError for a run whose training side lacked an emotion: its weights do not say which.
+    """
+    from scipy.special import expit, softmax
+
+    total = np.zeros((len(utterances), classes))
+    for stream in streams:
+        mean, scale, coef, bias = (weights[f"{stream}.{n}"].numpy() for n in ("mean", "scale", "coef", "intercept"))
+        z = (statistics(stores[stream], stream, utterances) - mean) / scale @ coef.T + bias
+        shares = np.column_stack([1 - expit(z), expit(z)]) if z.shape[1] == 1 else softmax(z, 1)
+        if shares.shape[1] != classes:
+            raise UserError(f"{stream}: this run was trained without one of the {classes} emotions")
+        total += np.log(np.maximum(shares, LEAST))
+    return total.astype("f4")

@@ -173,7 +173,7 @@ def test_a_step_says_its_words_what_to_see_and_what_to_try(file):
 def test_a_picture_stands_above_every_widget(file):
     cells = [c for c in nbformat.read(file, as_version=4).cells if c.cell_type == "code"]
     widgets = [i for i, c in enumerate(cells) if c.source.startswith("browse.")]
-    assert len(widgets) == {"01": 1, "03": 1, "05": 2}.get(file.stem[:2], 0)
+    assert len(widgets) == {"01": 1, "03": 1, "05": 2, "07": 1}.get(file.stem[:2], 0)
     for i in widgets:
         assert "nbval-ignore-output" in cells[i].metadata["tags"]
         assert any("figures.show" in c.source for c in cells[:i])

@@ -1,0 +1,132 @@
+"""A saved model: config.json, model.safetensors and README.md, as the hub's libraries write them."""
+
+import re
+import shutil
+from pathlib import Path
+
+from foalkit import UserError, __version__
+from foalkit.features.familiar import Familiar
+from foalkit.files import read_mapping, whole, write_json
+from foalkit.params.load import expand
+from foalkit.recognizer import runs
+
+CONFIG, WEIGHTS, NETWORKS = "config.json", "model.safetensors", "weights"
+FORMAT = 1
+PLACES = ("model", "pretrained", "folder")  # the keys of an encoder that may name a local file or folder
+
+
+def write(recognizer, folder: Path) -> None:
+    """Write the weights of all runs, then config.json; networks with local weights are copied beside them."""
+    import torch
+    from safetensors.torch import save_file
+
+    settings = _settings(recognizer, folder)
+    tensors = {f"runs.{i}.{n}": w.contiguous() for i, m in enumerate(recognizer.members) for n, w in m.weights.items()}
+    for stream, known in recognizer.known.items():
+        tensors |= {f"known.{stream}.{n}": torch.tensor(getattr(known, n)) for n in ("mean", "deviation")}
+    with whole(folder / WEIGHTS) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    row = recognizer.params.variants[recognizer.variant]
+    config = {
+        "library": "foalkit",
+        "format": FORMAT,
+        "foalkit": __version__,
+        "variant": recognizer.variant,
+        "row": row.model_dump(include={"question", "label", "modality", "streams", "network"}),
+        "classes": recognizer.classes,
+        "settings": settings,
+        "runs": [{"name": m.name, **m.facts} for m in recognizer.members],
+        "limits": {stream: known.limit for stream, known in recognizer.known.items()},
+        "scores": recognizer.scores,
+    }
+    write_json(folder / CONFIG, config)
+
+
+def read(cls, folder: Path):
+    """The recognizer that `write` wrote; raises UserError for files that are not whole or of another format."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        config = read_mapping(folder / CONFIG)
+        if (config.get("library"), config.get("format")) != ("foalkit", FORMAT):
+            raise UserError(f"{folder.name}: {CONFIG} is not of a model that this version of foalkit saved")
+        tensors = load_file(folder / WEIGHTS)
+        variant, settings = config["variant"], _resolved(config["settings"], folder)
+        # networks with seeded random weights lie beside the outputs' folder
+        params = runs.params_of(settings, {variant: config["row"]}, folder.absolute() / "run")
+        readers = runs.readers_of(params, variant)
+        members = []
+        for i, facts in enumerate(config["runs"]):
+            weights = _below(tensors, f"runs.{i}.")
+            rest = {key: value for key, value in facts.items() if key != "name"}
+            members.append(runs.member(params, variant, facts["name"], rest, weights, runs.widths(readers)))
+        known = {}
+        for stream, limit in config["limits"].items():
+            kept = _below(tensors, f"known.{stream}.")
+            known[stream] = Familiar(kept["mean"].numpy(), kept["deviation"].numpy(), limit)
+        return cls(params, variant, readers, members, known, config["scores"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{folder}: not a whole saved model ({why}); save it again") from None
+
+
+def from_hub(cls, name: str):
+    """A saved model by its name on huggingface.co; raises UserError where it cannot be fetched."""
+    try:
+        return cls.from_pretrained(name)
+    except UserError:
+        raise
+    except Exception as error:  # the hub's client raises many unrelated kinds: absent, offline, forbidden
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{name}: neither a folder here nor a model that can be fetched from the hub ({why})") from None
+
+
+def local(model_id: str, **how) -> Path:
+    """The folder of a model, fetched from the hub where it is none."""
+    if Path(model_id).is_dir():
+        return Path(model_id)
+    from huggingface_hub import snapshot_download
+
+    known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+    patterns = [CONFIG, WEIGHTS, f"{NETWORKS}/**"]
+    return Path(snapshot_download(model_id, allow_patterns=patterns, **{k: how[k] for k in known if k in how}))
+
+
+def _below(tensors: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+def _settings(recognizer, folder: Path) -> dict:
+    """The params without what lies on this machine; local networks of the encoders are copied into the folder."""
+    p = recognizer.params
+    kept = p.model_dump(mode="json", exclude={"variants", "ablation", "outputs", "name", "about"})
+    kept |= {"name": p.name, "about": "a saved model"}
+    if not kept["corpus"].get("root", "").startswith("$"):
+        kept["corpus"]["root"] = Path(kept["corpus"].get("root", "")).name
+    kept["features"] = {s: kept["features"][s] for s in recognizer.streams}
+    kept["model"]["inputs"] = {s: x for s, x in kept["model"]["inputs"].items() if s in recognizer.streams}
+    kept["training"]["standardise"] = [s for s in kept["training"]["standardise"] if s in recognizer.streams]
+    for part in (kept["features"], kept["model"]["inputs"]):
+        for stream, spec in part.items():
+            for key in (k for k in PLACES if spec.get(k)):
+                place = expand(spec[key], key)
+                if spec[key] == "small":
+                    for made in p.weights_folder.glob(f"*-small-{spec['width']}"):
+                        shutil.copytree(made, folder / NETWORKS / made.name, dirs_exist_ok=True)
+                elif place.exists():
+                    spec[key] = f"{NETWORKS}/{stream}-{key}{place.suffix}"
+                    copy = shutil.copytree if place.is_dir() else shutil.copy
+                    (folder / NETWORKS).mkdir(exist_ok=True)
+                    if not (folder / spec[key]).exists():
+                        copy(place, folder / spec[key])
+    return kept
+
+
+def _resolved(settings: dict, folder: Path) -> dict:
+    """The settings with the copied networks at their places in the folder."""
+    for part in (settings["features"], settings["model"]["inputs"]):
+        for spec in part.values():
+            for key in (k for k in PLACES if re.match(rf"{NETWORKS}/", str(spec.get(k, "")))):
+                spec[key] = str(folder.absolute() / spec[key])
+    return settings

@@ -33,6 +33,7 @@ def main(words: list[str] | None = None) -> int:
     extract = verb("extract", _extract, "build the features of one session or speaker, which the grid then joins")
     extract.add_argument("--stream", help="the stream; without it, only the generated corpus is written")
     extract.add_argument("--group", help="the session or speaker, as in folds.groups")
+    verb("robustness", _robustness, "try the rows of robustness.rows on noisy, dark or late test clips")
     verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
@@ -94,6 +95,17 @@ def _extract(given) -> int:
         print(corpus_root(p))
     else:
         extract(p, given.stream, given.group)
+    return 0
+
+
+def _robustness(given) -> int:
+    from foalkit.params import load
+    from foalkit.training.robustness import measure
+
+    p = load(given.params, given.overrides)
+    if not p.robustness.rows:
+        raise UserError("robustness.rows is empty: name the rows that are to be tried, in the params file")
+    print(f"{len(measure(p))} runs have their answers on the damaged test side")
     return 0
 
 

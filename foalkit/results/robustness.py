@@ -10,7 +10,7 @@ from foalkit.files import digest, file_digest, read_mapping, write_json, write_p
 from foalkit.params import Params
 from foalkit.results import records, scoring
 from foalkit.results.tables import percent, with_interval
-from foalkit.results.variants import VariantResult, answers
+from foalkit.results.variants import VariantResult, answers, run_answers
 
 VERSION = 1  # raise it when a change elsewhere changes what a condition does to a clip
 
@@ -99,7 +99,10 @@ def measured(params: Params, results: list[VariantResult]) -> tuple[pd.DataFrame
             part = table[table["condition"] == condition.name].merge(plain, on=["utterance", "seed"])
             if len(part):
                 rows.append(about | {"condition": condition.name} | _scores(part))
-    return pd.DataFrame(rows), words
+    table = pd.DataFrame(rows)
+    order = {name: i for i, name in enumerate(["undamaged", *(c.name for c in params.robustness.conditions)])}
+    shown = table.sort_values("condition", key=lambda c: c.map(order), kind="stable") if rows else table
+    return shown.reset_index(drop=True), words
 
 
 def _scores(part: pd.DataFrame) -> dict:
@@ -123,13 +126,15 @@ def robustness_table(rows: pd.DataFrame) -> pd.DataFrame:
     lines: dict[str, dict[str, str]] = {}
     for row in rows.to_dict("records"):
         line = lines.setdefault(row["condition"], {"test side": row["condition"]})
-        line[f"{row['label']}, UA"] = with_interval(row["ua"], row["low"], row["high"])
+        line[f"{row['label']}: UA"] = with_interval(row["ua"], row["low"], row["high"])
         if row["condition"] != "undamaged":
             change = with_interval(*(row[f"difference{k}"] for k in ("", "_low", "_high")), "+.2f")
-            line[f"{row['label']}, change"] = change
+            line[f"{row['label']}: change"] = change
+    if not lines:
+        return pd.DataFrame()
     table = pd.DataFrame(lines.values())
-    columns = [f"{label}, {what}" for label in rows.get("label", pd.Series()).unique() for what in ("UA", "change")]
-    return table.reindex(columns=["test side", *columns]).fillna("–") if len(table) else pd.DataFrame()
+    columns = [f"{label}: {what}" for label in rows["label"].unique() for what in ("UA", "change")]
+    return table.reindex(columns=["test side", *columns]).fillna("–")
 
 
 def one_run(params: Params, run: dict) -> pd.DataFrame | None:
@@ -137,8 +142,6 @@ def one_run(params: Params, run: dict) -> pd.DataFrame | None:
     found = read(params, run)
     if found is None:
         return None
-    from foalkit.results.variants import run_answers
-
     plain = run_answers(run).set_index("utterance")
     lines = [{"test side": "undamaged", "UA": percent(scoring.ua(plain["true"], plain["predicted"]), ".1f")}]
     for condition, part in found[0].groupby("condition", sort=False):

@@ -37,6 +37,13 @@ def main(words: list[str] | None = None) -> int:
     verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
+    about = "download a corpus whose licence allows it, check and unpack it"
+    fetch = verb("fetch", _fetch, about, params=False)
+    fetch.add_argument("corpus", choices=["ravdess"], help="from Zenodo, 10.5281/zenodo.1188976")
+    fetch.add_argument("folder", help="where its recordings are to lie (RAVDESS_ROOT)")
+    what = "sound: speech without video, 0.2 GB; speech (default): with video; all: songs, too"
+    fetch.add_argument("--what", choices=["sound", "speech", "all"], default="speech", help=what)
+    fetch.add_argument("--accept-licence", action="store_true", help="say that you accept the licence that is shown")
     verb("doctor", _doctor, "say what this machine has, what the params need, and what to do", params="perhaps")
     clean = verb("clean-features", _clean, "list the features, boxes and corpora that no outputs name", params=False)
     clean.add_argument("--remove", action="store_true", help="remove them")
@@ -119,6 +126,21 @@ def _check(given) -> int:
     differences += damaged
     print("\n".join(differences) or f"{numbers} numbers agree, {stores} stores hold what was written")
     return 1 if differences else 0
+
+
+def _fetch(given) -> int:
+    from pathlib import Path
+
+    from foalkit.corpora import fetch
+
+    folder = Path(given.folder).expanduser()
+    print(fetch.LICENCE)
+    wanted = fetch.archives(given.what, fetch.RECORD)
+    print(fetch.plan(wanted, folder))
+    if not given.accept_licence:
+        raise UserError("nothing was downloaded: if you accept the licence, add --accept-licence")
+    print(f"{fetch.fetch(wanted, folder)} files lie in {folder}: export RAVDESS_ROOT={folder.absolute()}")
+    return 0
 
 
 def _doctor(given) -> int:

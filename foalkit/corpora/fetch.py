@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -167,7 +168,7 @@ def _unpack(file: Path, folder: Path) -> dict[str, int]:
                 with whole(folder / member.filename) as part:
                     part.write_bytes(archive.read(member))  # a take has some megabytes
             return {m.filename: m.file_size for m in takes}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise UserError(f"{file.name}: cannot be unpacked ({one_line(str(error))})") from None
 
 

@@ -231,9 +231,32 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
                 papermill("03_five_fold", protocol="{params.protocol:q}", variant="{params.variant:q}")
 
 
+TRIED = [row for row in ROWS if row[0] == "honest" and row[1] in P.robustness.rows]
+
+
+rule robustness:  # one job: the rows share the damaged features
+    input:
+        [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in TRIED],
+    output:
+        f"{OUT}/robustness.json",
+    log:
+        f"{OUT}/logs/04_robustness.log",
+    params:
+        conditions=P.robustness.digest,
+        rows=TRIED,
+    threads: 8
+    resources:
+        gpu=min(GPUS, 1),
+    message:
+        "robustness: trained rows on a damaged test side"
+    shell:
+        foalkit_("robustness")
+
+
 rule ablation:
     input:
         [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in ROWS],
+        [f"{OUT}/robustness.json"] if TRIED else [],
     output:
         report=f"{OUT}/report.html",
         csv=f"{OUT}/tables/ablation.csv",

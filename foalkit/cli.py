@@ -35,9 +35,17 @@ def main(words: list[str] | None = None) -> int:
     extract.add_argument("--group", help="the session or speaker, as in folds.groups")
     about = "say what a corpus holds, what is used and what is not, and what to look at first; opens no recording"
     verb("check-corpus", _check_corpus, about)
+    verb("robustness", _robustness, "try the rows of robustness.rows on noisy, dark or late test clips")
     verb("check", _check, "recompute every printed number from the records, and compare every stored feature")
     keys = verb("params", _params, "list every key: what this file sets, type, default, meaning")
     keys.add_argument("--diff", metavar="OTHER", help="only what another params file sets otherwise")
+    about = "download a corpus whose licence allows it, check and unpack it"
+    fetch = verb("fetch", _fetch, about, params=False)
+    fetch.add_argument("corpus", choices=["ravdess"], help="from Zenodo, 10.5281/zenodo.1188976")
+    fetch.add_argument("folder", help="where its recordings are to lie (RAVDESS_ROOT)")
+    what = "sound: speech without video, 0.2 GB; speech (default): with video; all: songs, too"
+    fetch.add_argument("--what", choices=["sound", "speech", "all"], default="speech", help=what)
+    fetch.add_argument("--accept-licence", action="store_true", help="say that you accept the licence that is shown")
     verb("doctor", _doctor, "say what this machine has, what the params need, and what to do", params="perhaps")
     predict = verb(
         "predict", _predict, "say what trained runs answer to media files, or to all in a folder", params=False
@@ -107,6 +115,17 @@ def _extract(given) -> int:
     return 0
 
 
+def _robustness(given) -> int:
+    from foalkit.params import load
+    from foalkit.training.robustness import measure
+
+    p = load(given.params, given.overrides)
+    if not p.robustness.rows:
+        raise UserError("robustness.rows is empty: name the rows that are to be tried, in the params file")
+    print(f"{len(measure(p))} runs have their answers on the damaged test side")
+    return 0
+
+
 def _check(given) -> int:
     from foalkit.params import load
     from foalkit.report.check import check, check_features
@@ -117,6 +136,21 @@ def _check(given) -> int:
     differences += damaged
     print("\n".join(differences) or f"{numbers} numbers agree, {stores} stores hold what was written")
     return 1 if differences else 0
+
+
+def _fetch(given) -> int:
+    from pathlib import Path
+
+    from foalkit.corpora import fetch
+
+    folder = Path(given.folder).expanduser()
+    print(fetch.LICENCE)
+    wanted = fetch.archives(given.what, fetch.RECORD)
+    print(fetch.plan(wanted, folder))
+    if not given.accept_licence:
+        raise UserError("nothing was downloaded: if you accept the licence, add --accept-licence")
+    print(f"{fetch.fetch(wanted, folder)} files lie in {folder}: export RAVDESS_ROOT={folder.absolute()}")
+    return 0
 
 
 def _doctor(given) -> int:

@@ -123,15 +123,7 @@ class Reader:
         from foalkit.features import faces
 
         crop = _ints(row["crop"])
-        key = self._face_key(row)
-        self.boxes[row["utterance"]] = key
-        kept = self.boxes_folder / f"{key}.npy"
-        try:
-            boxes, found = np.split(np.load(kept), [4], axis=1)
-        except (OSError, ValueError, EOFError):  # not there, or not whole
-            boxes, found = faces.track(media.iter_frames(file, start, end, crop=crop))
-            with whole(kept) as part, part.open("wb") as handle:
-                np.save(handle, np.column_stack([boxes, found]))
+        boxes, found = self.detected(row)
         if not found.any():
             raise media.MediaError(f"{file.name}: no face found in any of its {len(found)} frames")
         self.found[row["utterance"]] = float(found.mean())
@@ -144,6 +136,23 @@ class Reader:
             if i in wanted
         }
         return np.stack([cuts[i] for i in wanted])
+
+    def detected(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
+        """The detected face's boxes `(T, 4)` within the row's crop, in pixels, and where one was found `(T,)`."""
+        from foalkit.features import faces
+
+        key = self._face_key(row)
+        self.boxes[row["utterance"]] = key
+        kept = self.boxes_folder / f"{key}.npy"
+        try:
+            boxes, found = np.split(np.load(kept), [4], axis=1)
+        except (OSError, ValueError, EOFError):  # not there, or not whole
+            start, end = self._range(row)
+            pictures = media.iter_frames(self.root / row["video"], start, end, crop=_ints(row["crop"]))
+            boxes, found = faces.track(pictures)
+            with whole(kept) as part, part.open("wb") as handle:
+                np.save(handle, np.column_stack([boxes, found]))
+        return boxes, found
 
     def _range(self, row: dict) -> tuple[float, float]:
         """The same moment in both files, which need not begin with the utterance."""

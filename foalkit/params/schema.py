@@ -3,20 +3,22 @@
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from foalkit import ROOT, UserError
 from foalkit.files import digest
 from foalkit.params.corpora import Corpus
-from foalkit.params.encoders import Device, Features, Kind, Precision, WavLMWeights
+from foalkit.params.encoders import Device, Features, Kind, Precision
 from foalkit.params.errors import unknown, validate
 from foalkit.params.folds import Folds
 from foalkit.params.merge import at, over, put, without_nulls
+from foalkit.params.networks import CfnSr, Model
 from foalkit.params.reading import expand
+from foalkit.params.robustness import Robustness
 from foalkit.params.rows import Preset, Variant
-from foalkit.params.strict import Count, Few, Line, Name, Seed, Share, Stream, Strict, Weight
+from foalkit.params.strict import Count, Few, Line, Name, Seed, Stream, Strict, Weight
 
 Protocol = Literal["honest", "published", "random-split"]  # the last shows a leak, and is never ranked
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
@@ -35,71 +37,6 @@ class Clip(Strict):
             return 0.0, math.inf
         start = round(max(0.0, length - self.seconds) / 2, 4) if self.part == "centre" else 0.0
         return start, start + self.seconds
-
-
-class NoInput(Strict):
-    """The stream enters the fusion as it is."""
-
-    kind: Literal["none"]
-
-
-class LinearInput(Strict):
-    """A linear layer per frame between a stream's features and the fusion."""
-
-    kind: Literal["linear"]
-    width: Count = Field(description="numbers per frame that come out")
-
-
-class ConvInput(Strict):
-    """1-D convolutions over time between a stream's features and the fusion."""
-
-    kind: Literal["conv"]
-    width: Count = Field(description="numbers per frame that come out")
-    layers: Few = Field(3, description="how many convolutions")
-    stride: Few = Field(4, description="frames that enter for one that comes out, a power of two")
-    kernel: Few = Field(5, description="frames that a convolution sees")
-    dropout: Share = Field(0.1, description="share of numbers set to zero after each convolution, in training")
-
-
-class FineTuned(WavLMWeights):
-    """A WavLM (transformers) trained with the rest on the `waveform` feature, its CNN front end frozen."""
-
-    kind: Literal["wavlm"]
-    normalise: bool = Field(False, description="zero mean and unit deviation per clip; the released code does not")
-    checkpointing: bool = Field(False, description="less memory for a third more time")
-
-
-InputLayer = Annotated[NoInput | LinearInput | ConvInput | FineTuned, Field(discriminator="kind")]
-
-
-class Model(Strict):
-    """Foal-Net's sizes (paper section 2 and released code)."""
-
-    layers: Few = Field(2, description="layers of each cross-attention stack")
-    heads: Few = Field(4, description="attention heads; they divide the streams' widths")
-    dropout: Share = Field(0.1, description="share of numbers set to zero in the fusion, in training")
-    projection_dim: Count = Field(512, description="width of AVEL's space")
-    projection_dropout: Share = Field(0.5, description="the same in AVEL's projections")
-    inputs: dict[Stream, InputLayer] = Field({}, description="the input layer of each stream that has one")
-
-
-class CfnSr(Strict):
-    """CFN-SR's switches (spec sections 3 and 6); the stem sizes follow the `frames` and `mfcc` features."""
-
-    block: bool = Field(True, description="the cross-modal block; without it the branches are only spliced")
-    residual: bool = Field(True, description="add the video branch to what the block makes of it")
-    batch_summed_attention: bool = Field(False, description="the released code's maps, summed over the batch")
-    crop: tuple[float, float] = Field(
-        (0.8, 1.4), strict=False, description="the random crop's share; above 1 it is the whole"
-    )
-    flip: Share = Field(0.5, description="chance that a clip is mirrored")
-
-    @field_validator("crop")
-    @classmethod
-    def _is_a_range(cls, value):
-        if not 0 < value[0] <= value[1] <= 10:
-            raise ValueError("must be a range [low, high] above 0, up to 10")
-        return value
 
 
 class Loss(Strict):
@@ -165,6 +102,7 @@ class Params(Strict):
     cfn_sr: CfnSr = CfnSr()
     loss: Loss = Loss()
     training: Training = Training()
+    robustness: Robustness = Robustness()
     seeds: list[Seed] = Field([0], min_length=1, description="each run once for each of them")
     ablation: dict[Protocol, list[Name]] = Field(description="the rows under each protocol, in the order of the report")
     variants: dict[Name, Variant] = Field(description="the rows by name; params/variants.yaml has those of the papers")
@@ -222,6 +160,11 @@ class Params(Strict):
                         raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
         if self.folds.by == "split" and not self.corpus.has_split:
             raise ValueError("folds.by: the corpus says no split; name its column, corpus.columns.split")
+        for name in self.robustness.rows:
+            if name not in self.variants:
+                raise ValueError(f"robustness.rows: {unknown('variant', name, self.variants)}")
+            if self.variants[name].network == "late-product":
+                raise ValueError(f"robustness.rows: {name} is no network; choose rows of Foal-Net or CFN-SR")
         # a base's setting for a stream that was dropped does no harm, a misspelt name does
         known = {*self.features, *(s for v in self.variants.values() for s in v.streams)}
         for key, streams in {

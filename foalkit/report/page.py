@@ -12,11 +12,13 @@ import pandas as pd
 from foalkit.files import whole
 from foalkit.params import Params
 from foalkit.report import figures
+from foalkit.report.robustness import robustness_figure
 from foalkit.results import scoring
 from foalkit.results.claims import claims_table, judge
 from foalkit.results.encoders import encoders_table, noted
 from foalkit.results.protocols import price_of_split, protocols_table
 from foalkit.results.published import published_tables, why_apart
+from foalkit.results.robustness import measured, robustness_table, tried_rows
 from foalkit.results.tables import (
     FEW,
     NO_SPREAD,
@@ -58,6 +60,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     shown = shown_rows(params, results)
     peeking, gain = peeking_table(params, results)
     judged = judge(params, results)
+    damaged, undone = measured(params, results)
     tables = {
         "claims": claims_table(judged),
         "ablation": printed_table(params, rows),
@@ -67,13 +70,14 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         "terms": terms_table(results),
         "spread": spread_table(params, results),
         "missing": absent_table(params, results),
+        "robustness": robustness_table(damaged),
         "calibration": calibration_table(params, results),
         "errors": errors_table(params, shown[0].pooled) if shown else pd.DataFrame(),
         "strata": strata_table(params, results),
         "ledger": ledger_table(params, results),
     }
     write_tables(tables, rows, selection_table(results), into)
-    drawn = _draw(params, results, rows, info, into / "figures")
+    drawn = _draw(params, results, rows, damaged, info, into / "figures")
     run = (shown or results)[0].runs[0]
     page = _template().render(
         params=params,
@@ -90,6 +94,8 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         systems=[name for network, name in SYSTEMS.items() if network in _networks(params, rows)],
         printed_on=[corpus for network, corpus in PRINTED_ON.items() if network in _networks(params, rows)],
         spread_asked=bool(shown),
+        tried=bool(tried_rows(params)),
+        undone=undone,
         no_spread=NO_SPREAD,
         best=(shown[0] if shown else results[0]).row,
         plain=shown[1].row["label"] if len(shown) > 1 else "",
@@ -165,7 +171,7 @@ def _numeric(column: pd.Series) -> bool:
     return all(re.match(r"[+−±–-]?\s?\d|–$", str(cell)) for cell in column)
 
 
-def _draw(params: Params, results: list[VariantResult], rows: pd.DataFrame, info: dict, folder: Path) -> dict:
+def _draw(params: Params, results: list[VariantResult], rows, damaged, info: dict, folder: Path) -> dict:
     """Draw the report's figures into `folder`: {name: data, alt, caption}, with those the notebooks drew before."""
     folder.mkdir(exist_ok=True)
     drawn = {}
@@ -191,6 +197,8 @@ def _draw(params: Params, results: list[VariantResult], rows: pd.DataFrame, info
             f"Confusion matrix of {label}, row percentages.",
             f"{label}: true emotions in rows, percentages of the row, honest.",
         )
+    if len(damaged):
+        add("robustness", *robustness_figure(damaged))
     run = (shown or results)[0].runs[0]
     add(
         "curves",

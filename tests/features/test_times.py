@@ -13,7 +13,8 @@ from foalkit.features.encoders import make_encoder
 from foalkit.features.times import frame_times
 from foalkit.models.inputs import ConvInput
 from foalkit.params.encoders import Features
-from foalkit.params.schema import Clip, InputLayer
+from foalkit.params.networks import InputLayer
+from foalkit.params.schema import Clip
 
 
 def with_stream(tiny, spec, layer=None, clip=None):

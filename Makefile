@@ -100,7 +100,6 @@ lock:  ## resolve all locks anew for Linux and macOS, Python 3.11-3.13, without 
 expected: $(BIN)/.installed  ## what is known of the demo, written anew: params/expected/demo.json, the README's table and picture
 	@$(BIN)/python -m foalkit grid demo
 	@$(BIN)/python -m foalkit grid demo "seeds=[0,1,2]"
-	@$(BIN)/python -m foalkit grid demo "seeds=[0,1,2]" training.reproducible=here
 	@$(BIN)/python docs/make.py
 
 clean:  ## remove outputs/<PARAMS>; features and generated corpora stay

@@ -1,6 +1,6 @@
 """Writes what is known of the demo: params/expected/demo.json, and from it the README's table and picture.
 
-`make expected` runs what it reads: the demo, and three seeds of it in both arithmetics. With `--words` only the README
+`make expected` runs what it reads: the demo, and three seeds of it. With `--words` only the README
 is written, from the file that is there.
 """
 
@@ -19,23 +19,18 @@ SEEDS = "seeds=[0,1,2]"
 
 
 def write_expected() -> None:
-    """The demo's bytes and scores, and the spread of its scores over seeds and arithmetics."""
+    """The demo's bytes and scores, and the spread of its scores over seeds."""
     demo = params.load("demo")
     ceilings = read_mapping(demo.folder / "preprocess.json")["ceilings"]
     known = {**expected.digests(demo), "ceilings": ceilings, "rows": expected.scores(demo)}
-    spread: dict[str, list[float]] = {}
-    for reproducible in ("everywhere", "here"):
-        for name, values in expected.by_seed(
-            params.load("demo", f"{SEEDS} training.reproducible={reproducible}")
-        ).items():
-            spread.setdefault(name, []).extend(values)
-    known["spread"] = {name: [min(values), max(values)] for name, values in spread.items()}
+    by_seed = expected.by_seed(params.load("demo", SEEDS))
+    known["spread"] = {name: [min(values), max(values)] for name, values in by_seed.items()}
     write_json(expected.FOLDER / "demo.json", known)
 
 
 def table(known: dict) -> str:
     """The README's table of the honest rows."""
-    lines = ["| row | UA, 95 % interval by speaker | over seeds and processors | could reach |", "|---|---|---|---|"]
+    lines = ["| row | UA, 95 % interval by speaker | over three seeds | could reach |", "|---|---|---|---|"]
     for name, row in known["rows"].items():
         if name.startswith("honest/"):
             ceiling = known["ceilings"][{"V": "video", "A": "audio"}.get(row["modality"], "both")]

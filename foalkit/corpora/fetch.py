@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from foalkit import UserError, one_line
-from foalkit.corpora.ravdess import NAME, SUFFIXES
+from foalkit.corpora.ravdess import NAME
+from foalkit.corpora.recorded import FILM, SOUND
 from foalkit.files import read_mapping, whole, write_json
 from foalkit.progress import progress
 
@@ -161,7 +162,7 @@ def _unpack(file: Path, folder: Path) -> dict[str, int]:
                     name = one_line(member.filename)
                     raise UserError(f"{file.name}: holds {name!r}, a path that may leave the folder; not unpacked")
             takes = [m for m in members if NAME.match(PurePosixPath(m.filename).stem)]
-            takes = [m for m in takes if PurePosixPath(m.filename).suffix in SUFFIXES]
+            takes = [m for m in takes if PurePosixPath(m.filename).suffix.lower() in (*SOUND, *FILM)]
             if not takes:
                 raise UserError(f"{file.name}: holds no RAVDESS file (such as Actor_01/03-01-05-01-02-01-01.wav)")
             for member in takes:

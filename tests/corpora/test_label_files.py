@@ -8,7 +8,7 @@ from conftest import refused
 from foalkit.corpora import iemocap
 from foalkit.corpora.manifest import read_manifest
 from foalkit.files import entries_below
-from foalkit.params.schema import Iemocap
+from foalkit.params.corpora import Iemocap
 
 HEAD = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]"
 TURNS = [f"Ses01F_impro01_F00{n}" for n in range(3)]

@@ -119,7 +119,7 @@ def _robustness(given) -> int:
     from foalkit.params import load
     from foalkit.training.robustness import measure
 
-    p = load(given.params, given.overrides)
+    p = load(given.params, " ".join(given.overrides))
     if not p.robustness.rows:
         raise UserError("robustness.rows is empty: name the rows that are to be tried, in the params file")
     print(f"{len(measure(p))} runs have their answers on the damaged test side")

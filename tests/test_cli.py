@@ -31,7 +31,7 @@ def test_every_key_is_listed_with_its_type_default_meaning_and_value(capsys):
     status, said = printed(capsys, "params", "demo", "training.lr=0.5")
     assert status == 0
     lines = said.splitlines()
-    assert lines[lines.index("* training.epochs = 12") + 1] == "      int, default 40: passes over the training side"
+    assert lines[lines.index("* training.epochs = 25") + 1] == "      int, default 40: passes over the training side"
     assert "* training.lr = 0.5" in lines and "  training.weight_decay = 0.01" in lines
     assert "* features.audio.bands = 40" in lines and "  model.heads = 4" in lines
     for model in _models(Features):  # also those that the file does not use
@@ -47,7 +47,8 @@ def test_every_key_says_what_it_means(capsys):
 
 def test_two_files_are_compared_by_what_they_set_otherwise(capsys):
     _, said = printed(capsys, "params", "demo", "--diff", "demo-seeds")
-    assert said == "seeds: [0] in demo, [0, 1, 2] in demo-seeds\n"
+    rows = 'robustness.rows: ["video", "audio", "foal-net"] in demo, [] in demo-seeds\n'
+    assert said == rows + "seeds: [0] in demo, [0, 1, 2] in demo-seeds\n"
 
 
 def test_what_is_wrong_is_one_line_and_a_status(capsys):

@@ -133,8 +133,14 @@ def test_names_reach_a_job_as_they_are_written(tmp_path, capfd, job):
     (here / "foalkit" / "job.py").write_text(JOB)
     file = tmp_path / f"{STRANGE}.yaml"
     outputs = tmp_path / "out" / STRANGE
-    settings = {"base": "demo", "outputs": str(outputs), "training": {"job": job}, "seeds": [7]}
-    file.write_text(json.dumps(settings | {"ablation": {"honest": ["video"], "published": None}}))
+    settings = {
+        "base": "demo",
+        "outputs": str(outputs),
+        "training": {"job": job},
+        "seeds": [7],
+        "robustness": {"rows": []},
+    }
+    file.write_text(json.dumps(settings | {"ablation": {"honest": ["video"], "published": None, "random-split": None}}))
     overrides = f"about={json.dumps(STRANGE + ' {x} {wildcards.fold}', ensure_ascii=False)}"
     assert grid.run(str(file), overrides, "1", here) == 1
     said = capfd.readouterr().out

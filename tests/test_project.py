@@ -153,7 +153,8 @@ def test_no_file_of_the_library_is_long():
 
 
 def test_the_readmes_example_runs_to_its_backward():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    codes = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = (c for c in codes if "import losses" in c)
     assert len(code.strip().splitlines()) <= 25 and code.strip().endswith("loss.backward()")
     names: dict = {}
     exec(code, names)

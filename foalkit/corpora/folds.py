@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from foalkit import UserError
 from foalkit.files import digest, whole
@@ -80,6 +79,8 @@ def deal(table: pd.DataFrame, folds: Folds) -> pd.DataFrame:
     What `folds.by` names, a speaker and a dialogue stay whole: those that meet in an utterance are in one fold
     (scikit-learn's StratifiedGroupKFold, shuffled by `folds.seed`). Raises UserError where that leaves a fold empty.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     together = _together([table[column] for column in (folds.by, "speaker", "dialogue")])
     number = together.max() + 1
     if number < folds.count:

@@ -75,7 +75,7 @@ def settings_of(record: dict, outputs: Path) -> tuple[Params, str]:
 
 def params_of(settings: dict, rows: dict[str, dict], outputs: Path) -> Params:
     """Params for some rows from settings as a record keeps them; raises UserError for those of another version."""
-    whole = {**settings, "ablation": {}, "variants": rows, "outputs": "outputs/recognizer"}
+    whole = {**settings, "ablation": {}, "variants": rows, "outputs": "outputs/recognizer", "robustness": {}}
     p = validate(Params, whole, "the model's settings")
     if p.training.reproducible == "everywhere":
         arithmetic.limit_torch()

@@ -100,7 +100,7 @@ def _below(tensors: dict, prefix: str) -> dict:
 def _settings(recognizer, folder: Path) -> dict:
     """The params without what lies on this machine; local networks of the encoders are copied into the folder."""
     p = recognizer.params
-    kept = p.model_dump(mode="json", exclude={"variants", "ablation", "outputs", "name", "about"})
+    kept = p.model_dump(mode="json", exclude={"variants", "ablation", "robustness", "outputs", "name", "about"})
     kept |= {"name": p.name, "about": "a saved model"}
     if not kept["corpus"].get("root", "").startswith("$"):
         kept["corpus"]["root"] = Path(kept["corpus"].get("root", "")).name

@@ -485,16 +485,17 @@ def test_the_grid_refuses_a_misspelt_params_file(tmp_path):
     assert "did you mean 'demo'?" in done.stdout + done.stderr
 
 
-def test_the_demo_grid_is_the_seven_rows_and_two_of_them_under_the_other_protocols(tmp_path):
+def test_the_demo_grid_is_the_eight_rows_and_two_of_them_under_the_other_protocols(tmp_path):
     p = params.load("demo")
-    assert p.ablation["honest"] == ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net"]
+    rows = ["video-face", "video", "audio", "baseline", "avel", "mem", "foal-net", "ledger-mem-weight"]
+    assert p.ablation["honest"] == rows
     assert p.ablation["published"] == p.ablation["random-split"] == ["baseline", "foal-net"]
     found = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'}"))
     trained = [f"train_{protocol}_{v}" for protocol, rows in p.ablation.items() for v in rows]
     assert {n: c for n, c in found.items() if n.startswith("train")} == {n.replace("-", "_"): 1 for n in trained}
     assert found["preprocess"] == found["ablation"] == 1
     alone = jobs(snakemake("demo", ROOT, "--dry-run", overrides=f"outputs={tmp_path / 'out'} training.job=fold"))
-    assert alone["train"] == 55 and alone["five_fold"] == 11 and alone["preprocess"] == 1
+    assert alone["train"] == 60 and alone["five_fold"] == 12 and alone["preprocess"] == 1
 
 
 def test_features_are_extracted_by_session_where_shards_are_asked_for(tmp_path):

@@ -34,7 +34,9 @@ def test_variants_set_the_losses_they_are_named_for():
         "avel": (True, False),
         "mem": (False, True),
         "foal-net": (True, True),
+        "ledger-mem-weight": (True, True),
     }
+    assert p.for_variant("ledger-mem-weight").loss.mem == 1.0
 
 
 def test_published_numbers_are_the_papers():
@@ -76,7 +78,7 @@ def test_the_published_protocol_may_test_fewer_folds():
 
 def test_yaml_11_floats_without_a_point_are_numbers(tmp_path):
     data = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text())
-    text = yaml.safe_dump(data).replace("lr: 0.0015", "lr: 1e-4")
+    text = yaml.safe_dump(data).replace("lr: 0.003", "lr: 1e-4")
     assert "lr: 1e-4" in text
     (tmp_path / "x.yaml").write_text(text)
     assert params.load(tmp_path / "x.yaml").training.lr == 1e-4
@@ -208,7 +210,7 @@ def test_no_preset_is_ours_and_ours_are_the_defaults():
 def test_a_preset_stands_under_the_file_the_overrides_and_the_variant():
     p = params.load("demo", "ledger=code loss.hard_negatives=argmax")
     assert p.loss.hard_negatives == "argmax"  # the override
-    assert (p.training.epochs, p.training.batch) == (12, 32)  # the file
+    assert (p.training.epochs, p.training.batch) == (25, 16)  # the file
     assert p.training.positive_pass == "separate"  # the preset
     assert p.for_variant("ledger-drawn-negatives").loss.hard_negatives == "multinomial"
     assert p.digest("foal-net") != params.load("demo").digest("foal-net")
@@ -245,7 +247,7 @@ def test_the_demos_ledger_runs_every_variant_but_the_fine_tuned_on_the_demos_cor
     assert p.ablation == {"honest": ["foal-net", *variants], "published": [], "random-split": []}
     assert p.folder != demo.folder and p.corpus == demo.corpus
     assert p.digest("foal-net") == demo.digest("foal-net")
-    assert (p.for_variant("ledger-batch").training.batch, p.for_variant("ledger-epochs").training.epochs) == (8, 9)
+    assert (p.for_variant("ledger-batch").training.batch, p.for_variant("ledger-epochs").training.epochs) == (4, 19)
     assert p.variants["ledger-batch"].question == demo.variants["ledger-batch"].question
 
 
@@ -264,7 +266,7 @@ def test_a_file_with_a_base_stands_over_it_key_by_key(tmp_path):
     assert (p.features["audio"], p.folds, p.ablation) == (base.features["audio"], base.folds, base.ablation)
     file.write_text("base: demo\nledger: code\ntraining: {sampler: shuffle}\n")
     p = params.load(file)
-    assert (p.training.positive_pass, p.training.sampler, p.training.epochs) == ("separate", "shuffle", 12)
+    assert (p.training.positive_pass, p.training.sampler, p.training.epochs) == ("separate", "shuffle", 25)
 
 
 @pytest.mark.parametrize(
@@ -310,8 +312,8 @@ def test_the_generated_corpus_has_the_readers_layout():
         ("seeds=[0,1,2]", "demo,seeds=0+1+2"),
         ("features.face=null ablation.honest=[video]", "demo,ablation.honest=video,features.face=null"),
         ("ledger=code", "demo,ledger=code"),
-        ("training.epochs=12", "demo"),  # the file's own value
-        ("training.epochs=12 training.batch=8", "demo,training.batch=8"),
+        ("training.epochs=25", "demo"),  # the file's own value
+        ("training.epochs=25 training.batch=8", "demo,training.batch=8"),
     ],
 )
 def test_settings_that_differ_have_a_folder_of_their_own(overrides, name):

@@ -12,15 +12,15 @@ from foalkit.params.sizes import frame_width
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("model.heads=5", ["baseline", "model.inputs.audio.width: is 64", "model.heads = 5", "65"]),
+        ("model.heads=5", ["foal-net", "model.inputs.audio.width: is 64", "model.heads = 5", "65"]),
         ("model.inputs.video.width=30", ["model.inputs.video.width: is 30", "set it to 32"]),
         ("model.inputs.face=null", []),  # alone, a stream is not fused
         ("model.inputs.audio=null features.audio.bands=63", ["features.audio are 63", "{kind: linear, width: 64}"]),
         ("model.inputs.audio=null features.audio.bands=64", []),
         ("model.inputs.video=null features.video.orientations=9", []),  # 36 cells: 4 divides 324
         ("model.inputs.video=null features.video.orientations=9 features.video.size=80", ["features.video are 225"]),
-        ("model.inputs.audio.stride=6", ["model.inputs.audio.stride", "power of two", "8"]),
-        ("model.inputs.audio.stride=16", ["model.inputs.audio.stride", "2^layers = 8", "16"]),
+        ("model.inputs.audio.stride=6", ["model.inputs.audio.stride", "power of two", "6"]),
+        ("model.inputs.audio.stride=16", ["model.inputs.audio.stride", "2^layers = 4", "16"]),
         ("model.inputs.audio.kernel=4", ["model.inputs.audio.kernel", "odd"]),
         ("model.inputs.audio={kind: wavlm, model: small, width: 64}", ["model.inputs.audio", "features.audio"]),
     ],

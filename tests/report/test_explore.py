@@ -145,12 +145,12 @@ def test_attention_is_of_the_runs_weights_and_every_frame_has_its_moment(tiny, d
         entered = inside.net.enter({s: (x, torch.ones(x.shape[:2], dtype=torch.bool)) for s, x in clip.items()})
         want = inside.net.core.attention(*(x for x, _ in entered), *(mask for _, mask in entered))
     sound, film = (len(data.stores[s][utterance]) for s in ("audio", "video"))
-    steps = -(-sound // 8)  # the sound's input layer lets every eighth frame of 20 ms out
+    steps = -(-sound // 4)  # the sound's input layer lets every fourth frame of 20 ms out
     for stream, weights, shape in zip(("audio", "video"), want, ((steps, film), (film, steps)), strict=True):
         assert looked.weights[stream].shape == (2, 4, *shape)
         assert looked.weights[stream] == pytest.approx(weights[0].numpy(), abs=1e-6)
         assert looked.weights[stream].sum(3) == pytest.approx(np.ones((2, 4, shape[0])), abs=1e-5)
-    assert looked.times["audio"] == pytest.approx(0.16 * np.arange(steps))
+    assert looked.times["audio"] == pytest.approx(0.08 * np.arange(steps))
     turn = data.table.set_index("utterance").loc[utterance]
     _, rate = media.first_frame(corpus_root(tiny) / turn["video"])
     assert np.diff(looked.times["video"]) == pytest.approx(5 / float(rate))  # each fifth frame is used

@@ -235,7 +235,8 @@ def fine(tiny_file, tmp_path_factory):
         f"outputs={tmp_path_factory.mktemp('fine')}", "model.heads=2",
         "features={audio: {encoder: waveform}, video: {encoder: clip, model: small, width: 32, every: 8}}",
         "model.inputs={audio: {kind: wavlm, model: small, width: 32}}", "training.standardise=[]",
-        "training.epochs=12", "training.batch=8", "training.lr=3.0e-3", "loss.normalise_targets=true",
+        "training.epochs=12", "training.batch=8", "training.lr=3.0e-3", "training.schedule=constant",
+        "loss.normalise_targets=true",
         "ablation={honest: [audio, foal-net]}",
     ]  # fmt: skip
     return params.load(tiny_file, overrides)

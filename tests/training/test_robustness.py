@@ -176,7 +176,7 @@ def test_missing_recordings_are_left_out_with_a_reason_and_tried_again(trained, 
 def test_a_run_that_is_missing_and_no_rows_are_refused(trained, capsys):
     p = asking(trained, ["baseline"]).model_copy(update={"ablation": {"honest": ["baseline"]}})
     assert "honest/baseline has no run for fold 1 seed 0" in refused(lambda: measure(p))
-    assert cli.main(["robustness", "demo"]) == 1 and "robustness.rows is empty" in capsys.readouterr().err
+    assert cli.main(["robustness", "demo-seeds"]) == 1 and "robustness.rows is empty" in capsys.readouterr().err
 
 
 def test_the_table_is_what_a_hand_count_gives(trained):

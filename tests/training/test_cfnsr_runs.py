@@ -85,7 +85,7 @@ def test_sounds_that_are_filled_up_are_noted_and_the_note_is_kept(p, data):
 def test_real_clips_are_read_from_mp4(ravdess_root, tmp_path):
     p = params.load("ravdess-cfnsr-small", f"outputs={tmp_path} corpus.root={ravdess_root}/clips")
     data = open_data(p)
-    lacks = data.table.set_index("utterance")["lacks"]  # two files show one take; of another only the silent twin is there
+    lacks = data.table.set_index("utterance")["lacks"]  # two files show one take; of another there is no sound
     assert len(lacks) == 5 and lacks[lacks != ""].to_dict() == {"01-04-01-02-01-01": "mfcc"} and data.left_out.empty
     assert len(data.stores["mfcc"].lengths) == 4 and set(data.stores["mfcc"].lengths.values()) == {212}
     store = data.stores["face-frames"]
@@ -155,7 +155,8 @@ def test_the_branches_start_with_those_weights(p, data, fused):
         weights = load_file(records.run_folder(p, "honest", name, 1, 0) / "weights.safetensors")
         for key, value in weights.items():
             if key.startswith("core.branch.") and key.endswith((".weight", ".bias")):
-                assert torch.equal(net.weights[key.replace("core.branch", f"core.{part}")], value)
+                now = net.weights[key.replace("core.branch", f"core.{part}")]
+                torch.testing.assert_close(now, value, rtol=0, atol=1e-20)  # a weight of 0 moves by the rate
                 compared += 1
     assert compared > 100
 

@@ -54,6 +54,7 @@ def tiny_file(corpus, tmp_path_factory) -> Path:
     data["outputs"] = str(folder / "outputs")
     data["corpus"] |= {"root": str(corpus), "generate": {"seed": 1, "turns_per_session": 12}}
     data["training"] |= {"epochs": 2, "batch": 8}
+    data["robustness"] = {"rows": []}
     data["ablation"] = {"honest": ["video", "audio", "baseline", "foal-net"], "published": ["foal-net"]}
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(data))

@@ -19,6 +19,7 @@ from foalkit.features.data import Data
 from foalkit.features.store import FeatureStore
 from foalkit.params import Params
 from foalkit.results import scoring
+from foalkit.training.predictions import looked_up, rows_of
 
 STRENGTHS = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]  # C; the last is scikit-learn's own
 LEAST = 1e-12  # probability: of an emotion that the training side lacks, too
@@ -40,6 +41,7 @@ def train(params: Params, variant: str, data: Data, sides: Split, protocol: str)
         s: {side: statistics(data.stores[s], s, np.array(u)[has[s][side]]) for side, u in used.items()} for s in streams
     }
     labels = {s: data.labels(sides.train)[has[s]["train"]] for s in streams}
+    known = {side: looked_up(data, u) for side, u in used.items()}
     balanced = "balanced" if params.training.sampler == "balanced" else None
     kept, history, fitted, alone = [], [], [], []
     with threadpool_limits(params.training.threads):
@@ -50,8 +52,12 @@ def train(params: Params, variant: str, data: Data, sides: Split, protocol: str)
                 for s in streams
             }
             product = {side: sum(logs[s][side] for s in streams) for side in used}
-            now = pd.concat(_rows(data, used[side], product[side], split=side, epoch=epoch) for side in list(used)[1:])
-            loss = scoring.scores_by_epoch(_rows(data, used["train"], product["train"], split="train", epoch=epoch))
+            tables = {
+                side: rows_of(data, known[side], logits.astype("f4"), split=side, epoch=np.int16(epoch))
+                for side, logits in product.items()
+            }
+            loss = scoring.scores_by_epoch(tables.pop("train"))
+            now = pd.concat(tables.values())
             row = {"epoch": epoch, "C": strength, "ce": float(loss["loss"].iloc[0])}
             for side, scores in scoring.scores_by_epoch(now).set_index("split").iterrows():
                 row |= {f"{side}_{m}": float(scores[m]) for m in ("wa", "ua", "loss")}
@@ -65,7 +71,10 @@ def train(params: Params, variant: str, data: Data, sides: Split, protocol: str)
     both = np.all([has[s]["test"] for s in streams], axis=0)
     hidden = zip(streams, reversed(streams), strict=True) if len(streams) == 2 and both.any() else ()
     test = [u for u, complete in zip(sides.test, both, strict=True) if complete]
-    absent = [_rows(data, test, alone[chosen][left][both], condition=f"no {other}") for left, other in hidden]
+    absent = [
+        rows_of(data, looked_up(data, test), alone[chosen][left][both].astype("f4"), condition=f"no {other}")
+        for left, other in hidden
+    ]
     weights = {f"{s}.{name}": torch.tensor(v) for s in streams for name, v in _weights(fitted[chosen][s]).items()}
     return {
         "history": pd.DataFrame(history),
@@ -113,14 +122,6 @@ def _log(model, x: np.ndarray, classes: int, has: np.ndarray) -> np.ndarray:
 def _weights(model) -> dict[str, np.ndarray]:
     scaler, regression = model[0], model[-1]
     return {"mean": scaler.mean_, "scale": scaler.scale_, "coef": regression.coef_, "intercept": regression.intercept_}
-
-
-def _rows(data: Data, utterances: list[str], logits: np.ndarray, **more) -> pd.DataFrame:
-    """A row of predictions for each utterance, as `loop.train` keeps them."""
-    speakers = data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy()
-    known = {"utterance": utterances, "speaker": speakers, **more, "true": data.labels(utterances).astype(np.int8)}
-    table = pd.DataFrame({**known, **{f"logit_{c}": logits[:, i].astype("f4") for i, c in enumerate(data.classes)}})
-    return table.astype({"epoch": np.int16}) if "epoch" in more else table
 
 
 def predict(

@@ -23,6 +23,7 @@ from foalkit.results import scoring
 from foalkit.training import late, unfinished
 from foalkit.training.gradients import add_gradients, precision
 from foalkit.training.networks import Net, Streams, build_net
+from foalkit.training.predictions import looked_up, rows_of
 from foalkit.training.processes import Processes, launch
 from foalkit.training.terms import held_out_terms, reach
 
@@ -99,7 +100,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
     steps = t.epochs * -(-len(sides.train) // t.batch)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
     labels = torch.tensor(data.labels(sides.train))
-    held_out = {side: _known(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
+    held_out = {side: looked_up(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
     reached = _reach(net, data, sides.train, labels, p, streams, on)
     kept, history, best, weights, resumed = [], [], None, {}, []
     if keep and (before := unfinished.last(keep, net, optimiser, rng, processes)):
@@ -241,7 +242,7 @@ def _held_out(net, data: Data, held_out: dict, epoch: int, params: Params, strea
     tables = []
     for side, known in held_out.items():
         logits = predict(net, data.stores, streams, known["utterance"], params, processes)
-        tables.append(_kept(data, known, logits, {"split": side, "epoch": np.int16(epoch)}))
+        tables.append(rows_of(data, known, logits, split=side, epoch=np.int16(epoch)))
     return pd.concat(tables)
 
 
@@ -252,24 +253,11 @@ def _absent(net, data: Data, known: dict, params: Params, streams, processes) ->
         return pd.DataFrame({"utterance": []})
     whole = [data.complete(u, streams) for u in known["utterance"]]
     if not all(whole):
-        known = _known(data, [u for u, complete in zip(known["utterance"], whole, strict=True) if complete])
+        known = looked_up(data, [u for u, complete in zip(known["utterance"], whole, strict=True) if complete])
     for hidden in streams if any(whole) else []:
         logits = predict(net, data.stores, streams, known["utterance"], params, processes, without=hidden)
-        parts.append(_kept(data, known, logits, {"condition": f"no {hidden}"}))
+        parts.append(rows_of(data, known, logits, condition=f"no {hidden}"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"utterance": []})
-
-
-def _known(data: Data, utterances: list[str]) -> dict:
-    """What stands beside the logits of a side in every epoch: looked up once a run."""
-    speakers = data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy()
-    return {"utterance": utterances, "speaker": speakers, "true": data.labels(utterances).astype(np.int8)}
-
-
-def _kept(data: Data, known: dict, logits: np.ndarray, more: dict) -> pd.DataFrame:
-    """A row of predictions for each utterance: `more` are columns of one value."""
-    own = {f"logit_{c}": logits[:, i] for i, c in enumerate(data.classes)}
-    columns = {"utterance": known["utterance"], "speaker": known["speaker"], **more, "true": known["true"]}
-    return pd.DataFrame({**columns, **own})
 
 
 def _schedule(name: str, steps: int) -> Callable[[int], float]:

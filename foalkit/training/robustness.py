@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
@@ -21,6 +22,7 @@ from foalkit.results import records
 from foalkit.results import robustness as results
 from foalkit.training.loop import predict
 from foalkit.training.networks import Net, build_net
+from foalkit.training.predictions import looked_up, rows_of
 
 AT_ONCE = 32  # utterances whose damaged features are in memory
 
@@ -79,7 +81,8 @@ def _fold(params: Params, data: Data, streams: list[str], runs: list[dict]) -> N
     for run, answered, missing in zip(runs, parts, left_out, strict=True):
         own = params.variants[run["variant"]].streams
         elsewhere = [s for s in own if s not in readers]
-        table = pd.concat(answered, ignore_index=True) if answered else _table(data, [], torch.zeros(0, 0).numpy(), "")
+        nobody = rows_of(data, looked_up(data, []), np.zeros((0, len(data.classes)), "f4"), condition="")
+        table = pd.concat(answered, ignore_index=True) if answered else nobody
         results.write(params, run, table, left_out=missing, undamaged_streams=elsewhere, **shared)
 
 
@@ -106,12 +109,5 @@ def _answers(params: Params, data: Data, run: dict, net: Net, utterances: list[s
         if there:
             stores = {s: InMemory({u: made[s][u][condition] for u in there}, data.stores[s]) for s in damaged}
             logits = predict(net, {**data.stores, **stores}, streams, there, p)
-            tables.append(_table(data, there, logits, condition.name))
+            tables.append(rows_of(data, looked_up(data, there), logits, condition=condition.name))
     return tables, left_out
-
-
-def _table(data: Data, utterances: list[str], logits, condition: str) -> pd.DataFrame:
-    speakers = data.table.set_index("utterance")["speaker"].loc[utterances].to_numpy()
-    known = {"utterance": utterances, "speaker": speakers, "condition": condition, "true": data.labels(utterances)}
-    own = {f"logit_{c}": logits[:, i] if len(utterances) else [] for i, c in enumerate(data.classes)}
-    return pd.DataFrame({**known, **own})

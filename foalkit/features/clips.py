@@ -9,7 +9,6 @@ import numpy as np
 from foalkit import UserError
 from foalkit.features import media
 from foalkit.features.reader import Reader
-from foalkit.features.store import FeatureStore
 from foalkit.features.times import used_part
 from foalkit.params import Params
 
@@ -137,20 +136,6 @@ class ClipReader(Reader):
     def _used_part(self, row: dict) -> tuple[float, float]:
         start, end = used_part(self.spec, self.clip, row["end"] - row["start"])
         return start, start + LONGEST if math.isinf(end) else end
-
-
-class ClipStore(FeatureStore):
-    """Features of clips as a reader gives them, in memory, with a store's `batch` and `tensors`."""
-
-    def __init__(self, features: dict[str, np.ndarray], width: int, dtype: str):
-        self.features, self.width, self.dtype = features, width, dtype
-        self.lengths = {name: len(x) for name, x in features.items()}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.features[name]
-
-    def _resident(self, device):
-        return None
 
 
 def levels(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from foalkit import UserError, devices
+from foalkit import devices
 from foalkit.features import corruptions, media
 from foalkit.features.reader import Reader
-from foalkit.features.store import FeatureStore
-from foalkit.files import digest, file_digest, refusal
+from foalkit.features.reasons import Reason, or_reason
+from foalkit.files import digest, file_digest
 from foalkit.params import Params
 from foalkit.params.robustness import Condition
 
-Made = dict[Condition, np.ndarray | str]  # features as they would be stored, or why there are none
+Made = dict[Condition, np.ndarray | Reason]  # features as they would be stored, or why there are none
 
 
 class CorruptedReader(Reader):
@@ -35,18 +35,13 @@ class CorruptedReader(Reader):
         Of a row that cannot be read every condition has the reason instead.
         """
 
-        def work(row: dict) -> Made | np.ndarray | str:
-            try:
-                clip = self.load(row)
-            except UserError as error:
-                return str(error)
-            except OSError as error:
-                return refusal(error)
-            return clip if self.large else self.made(row, clip)
+        def work(row: dict) -> Made | np.ndarray | Reason:
+            clip = or_reason(self.name(row), self.load, row)
+            return clip if self.large or isinstance(clip, Reason) else self.made(row, clip)
 
         found = {}
         for row, result in zip(rows, pool.map(work, rows), strict=True):
-            if isinstance(result, str):
+            if isinstance(result, Reason):
                 result = dict.fromkeys(self.conditions, result)
             elif self.large:
                 result = self.made(row, result)
@@ -55,13 +50,10 @@ class CorruptedReader(Reader):
 
     def made(self, row: dict, clip: np.ndarray) -> Made:
         """The features of what `load` gave of the row, under each condition."""
-        found: Made = {}
-        for condition in self.conditions:
-            try:
-                found[condition] = self.encode(row, self.damaged(row, clip, condition))
-            except UserError as error:
-                found[condition] = str(error)
-        return found
+        return {c: or_reason(self.name(row), self._encoded, row, clip, c) for c in self.conditions}
+
+    def _encoded(self, row: dict, clip: np.ndarray, condition: Condition) -> np.ndarray:
+        return self.encode(row, self.damaged(row, clip, condition))
 
     def damaged(self, row: dict, clip: np.ndarray, condition: Condition) -> np.ndarray:
         """What `load` gave of the row, under a condition; what is drawn depends on seed, utterance and condition."""
@@ -114,20 +106,6 @@ class CorruptedReader(Reader):
             return media.square(box) if self.spec.region == "face" else box
         height, width = next(media.iter_frames(self.root / row["video"], *self._range(row))).shape[:2]
         return 0, 0, width, height
-
-
-class InMemory(FeatureStore):
-    """Features `(T, D)` by utterance, read as those of a store are."""
-
-    def __init__(self, features: dict[str, np.ndarray], like: FeatureStore | Reader):
-        self.features, self.width, self.dtype = features, like.width, like.dtype
-        self.lengths = {u: len(x) for u, x in features.items()}
-
-    def __getitem__(self, utterance: str) -> np.ndarray:
-        return self.features[utterance]
-
-    def _resident(self, device):
-        return None
 
 
 def threads(readers: Iterable[Reader]) -> ThreadPoolExecutor:

@@ -129,6 +129,20 @@ class FeatureStore:
         return UserError(f"{self.folder}: damaged ({why}); delete the folder to build it again")
 
 
+class InMemory(FeatureStore):
+    """Features `(T, D)` by utterance that lie in no folder, with a store's `batch` and `tensors`."""
+
+    def __init__(self, features: dict[str, np.ndarray], width: int, dtype: str):
+        self.features, self.width, self.dtype = features, width, dtype
+        self.lengths = {name: len(x) for name, x in features.items()}
+
+    def __getitem__(self, utterance: str) -> np.ndarray:
+        return self.features[utterance]
+
+    def _resident(self, device):
+        return None
+
+
 def write_index(folder: Path, index: pd.DataFrame, width: int, dtype: str, **info) -> None:
     """Write what stands beside a packed array, store.json last: the index, a row per utterance, and `info`."""
     write_parquet(folder / "index.parquet", index)

@@ -13,6 +13,7 @@ from foalkit import ROOT, UserError
 from foalkit.features import clips
 from foalkit.features.familiar import Familiar
 from foalkit.features.reader import FILE
+from foalkit.features.store import InMemory
 from foalkit.features.times import frame_times
 from foalkit.params import Params
 from foalkit.progress import progress
@@ -256,12 +257,12 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
             name = read.row["utterance"]
             raise UserError(f"{name}: {self.variant} needs {' and '.join(self.streams)}; {reasons}")
 
-    def _stores(self, reads: list[_Read]) -> dict[str, clips.ClipStore]:
+    def _stores(self, reads: list[_Read]) -> dict[str, InMemory]:
         stores = {}
         for stream, reader in self.readers.items():
             blank = np.zeros((1, reader.width), reader.dtype)  # hidden by its mask
             features = {str(i): read.features.get(stream, blank) for i, read in enumerate(reads)}
-            stores[stream] = clips.ClipStore(features, reader.width, reader.dtype)
+            stores[stream] = InMemory(features, reader.width, reader.dtype)
         return stores
 
     def _shares(self, reads: list[_Read]) -> np.ndarray:

@@ -12,8 +12,10 @@ from foalkit import UserError
 from foalkit.corpora.folds import split
 from foalkit.corpora.manifest import corpus_root
 from foalkit.devices import device
-from foalkit.features.corrupted import CorruptedReader, InMemory, threads
+from foalkit.features.corrupted import CorruptedReader, threads
 from foalkit.features.data import Data, open_data
+from foalkit.features.reasons import Reason
+from foalkit.features.store import InMemory
 from foalkit.files import write_json
 from foalkit.params import Params
 from foalkit.params.load import corpus_place
@@ -103,11 +105,14 @@ def _answers(params: Params, data: Data, run: dict, net: Net, utterances: list[s
         if not damaged:
             continue
         here = {u: [made[s][u][condition] for s in damaged] for u in utterances}
-        reasons = {u: why for u, found in here.items() for why in found if isinstance(why, str)}
+        reasons = {u: why for u, found in here.items() for why in found if isinstance(why, Reason)}
         left_out |= {f"{condition.name}: {u}": why for u, why in reasons.items()}
         there = [u for u in utterances if u not in reasons]
         if there:
-            stores = {s: InMemory({u: made[s][u][condition] for u in there}, data.stores[s]) for s in damaged}
+            stores = {
+                s: InMemory({u: made[s][u][condition] for u in there}, data.stores[s].width, data.stores[s].dtype)
+                for s in damaged
+            }
             logits = predict(net, {**data.stores, **stores}, streams, there, p)
             tables.append(rows_of(data, looked_up(data, there), logits, condition=condition.name))
     return tables, left_out

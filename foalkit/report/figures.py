@@ -330,16 +330,21 @@ def ablation(rows: pd.DataFrame, points: pd.DataFrame, ceilings: dict[str, float
     ax.axvline(chance, color=MUTED, lw=1, ls=":", label="chance")
     ax.plot([], [], "o", color="white", mec=INK, mew=2, label="pooled UA, 95 % interval by speaker")
     ax.scatter([], [], s=16, color=INK, alpha=0.35, lw=0, label="one fold")
-    ax.set_yticks(range(len(rows)), rows["label"])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
+    lines_of_ua(ax, rows["label"])
+    figure.legend(fontsize=7, frameon=False, loc="outside upper center", ncols=4)
+    return figure
+
+
+def lines_of_ua(ax, names) -> None:
+    """Axes whose lines, from above, are named and whose width is UA."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
     ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
     ax.set_xlabel("UA on unseen speakers")
     ax.grid(axis="x", color=GRID, lw=0.8)
     ax.set_axisbelow(True)
     ax.tick_params(length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    figure.legend(fontsize=7, frameon=False, loc="outside upper center", ncols=4)
-    return figure
 
 
 def plain(ax, title: str) -> None:

@@ -2,9 +2,8 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
-from foalkit.report.figures import AUDIO, FUSED, GRID, INK, VIDEO
+from foalkit.report.figures import AUDIO, FUSED, GRID, INK, VIDEO, lines_of_ua
 
 COLOURS = {"V": VIDEO, "A": AUDIO, "A+V": FUSED}
 MARKS = "osD^vP"  # a row's, as two of them may have one colour
@@ -30,14 +29,7 @@ def robustness_figure(rows: pd.DataFrame) -> tuple[Figure, str, str]:
             f"{label}: {', '.join(f'{c} {ua:.1%}' for c, ua in zip(mine['condition'], mine['ua'], strict=True))}"
         )
     ax.axhline(0.5, color=GRID, lw=1)
-    ax.set_yticks(range(len(conditions)), conditions)
-    ax.set_ylim(len(conditions) - 0.4, -0.6)
-    ax.xaxis.set_major_formatter(PercentFormatter(1, 0))
-    ax.set_xlabel("UA on unseen speakers")
-    ax.grid(axis="x", color=GRID, lw=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    lines_of_ua(ax, conditions)
     figure.legend(fontsize=8, frameon=False, loc="outside upper center", ncols=3)
     alt = f"UA of trained rows on a damaged test side, with 95 % intervals by speaker. {'; '.join(said)}."
     caption = (

@@ -9,7 +9,6 @@ import pandas as pd
 from foalkit import UserError, losses
 from foalkit.params import Params
 from foalkit.report import figures
-from foalkit.results import records
 
 if TYPE_CHECKING:
     from foalkit.features.store import FeatureStore
@@ -62,7 +61,6 @@ def opened(params: Params, run: dict) -> Opened | None:
     UserError for weights or features that are not the record's.
     """
     from foalkit.corpora.folds import split
-    from foalkit.devices import device
     from foalkit.features.data import Data
     from foalkit.features.store import FeatureStore
     from foalkit.training import networks
@@ -85,9 +83,7 @@ def opened(params: Params, run: dict) -> Opened | None:
     if not test:
         return None
     labels = data.labels(test)
-    net = networks.build_net(p, variant, stores, sides.train)
-    net.load_state_dict(records.read_weights(run["folder"]))
-    net.eval().to(device(p.training.device))
+    net = networks.trained_net(params, run, stores)
     turns = table.set_index("utterance", drop=False)
     return Opened(p, run, streams, stores, turns, test, labels, net)
 

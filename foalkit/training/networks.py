@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from foalkit import UserError
+from foalkit.devices import device
 from foalkit.features.encoders.wavlm import load_wavlm
 from foalkit.features.store import FeatureStore
 from foalkit.models import CFNSR, AudioCNN, FoalNet, ResNeXt3D, Unimodal
@@ -18,6 +19,7 @@ from foalkit.models.inputs import (
     WavLMInput,
 )
 from foalkit.params import Params
+from foalkit.results import records
 
 Streams = dict[str, tuple[Tensor, Tensor]]  # stream → features (B, T, D), mask (B, T)
 Entered = list[tuple[Tensor, Tensor]]  # the same after the input layers, in the variant's order
@@ -61,6 +63,19 @@ def build_net(params: Params, variant: str, stores: dict[str, FeatureStore], tra
         return _cfn_sr(params, variant, stores, scales)
     inputs = {s: _input(params, s, stores[s].width) for s in streams}
     return Net(inputs, scales, _foal_net(params, variant, [inputs[s].width for s in streams]))
+
+
+def trained_net(params: Params, run: dict, stores: dict[str, FeatureStore]) -> Net:
+    """The network of a run's record, ready to answer on the device of its params.
+
+    Its weights hold the standardisation, so no training side is read for it. Raises UserError for weights that are not
+    the record's.
+    """
+    p = params.for_variant(run["variant"])
+    some = [next(iter(stores[s].lengths)) for s in p.variants[run["variant"]].streams]
+    net = build_net(p, run["variant"], stores, some)
+    net.load_state_dict(records.read_weights(run["folder"]))
+    return net.eval().to(device(p.training.device))
 
 
 def _standardise(store: FeatureStore, train: list[str]) -> Standardise:

@@ -11,7 +11,6 @@ from threadpoolctl import threadpool_limits
 from foalkit import UserError
 from foalkit.corpora.folds import split
 from foalkit.corpora.manifest import corpus_root
-from foalkit.devices import device
 from foalkit.features.corrupted import CorruptedReader, threads
 from foalkit.features.data import Data, open_data
 from foalkit.features.reasons import Reason
@@ -23,7 +22,7 @@ from foalkit.progress import progress
 from foalkit.results import records
 from foalkit.results import robustness as results
 from foalkit.training.loop import predict
-from foalkit.training.networks import Net, build_net
+from foalkit.training.networks import Net, trained_net
 from foalkit.training.predictions import looked_up, rows_of
 
 AT_ONCE = 32  # utterances whose damaged features are in memory
@@ -66,7 +65,7 @@ def _fold(params: Params, data: Data, streams: list[str], runs: list[dict]) -> N
     root = corpus_root(params) if params.corpus.generate else corpus_place(params)
     sides = split(data.table, params, runs[0]["fold"], "honest")
     readers = {s: CorruptedReader(params, s, root) for s in streams if params.kinds[s] != "numbers"}
-    nets = [_network(params, data, run, sides.train) for run in runs]
+    nets = [trained_net(params, run, data.stores) for run in runs]
     tested = data.table.set_index("utterance", drop=False).loc[sides.test].to_dict("records")
     parts: list[list[pd.DataFrame]] = [[] for _ in runs]
     left_out: list[dict[str, str]] = [{} for _ in runs]
@@ -86,14 +85,6 @@ def _fold(params: Params, data: Data, streams: list[str], runs: list[dict]) -> N
         nobody = rows_of(data, looked_up(data, []), np.zeros((0, len(data.classes)), "f4"), condition="")
         table = pd.concat(answered, ignore_index=True) if answered else nobody
         results.write(params, run, table, left_out=missing, undamaged_streams=elsewhere, **shared)
-
-
-def _network(params: Params, data: Data, run: dict, train: list[str]) -> Net:
-    """The run's network with its weights and its standardisation, which is among them."""
-    p = params.for_variant(run["variant"])
-    net = build_net(p, run["variant"], data.stores, train)
-    net.load_state_dict(records.read_weights(run["folder"]))
-    return net.eval().to(device(p.training.device))
 
 
 def _answers(params: Params, data: Data, run: dict, net: Net, utterances: list[str], made: dict):

@@ -1,18 +1,15 @@
 """The names reader: files whose names say who speaks and which label they have; files of one name are one utterance."""
 
-import os
 import re
 from pathlib import Path
 
 from foalkit import UserError
+from foalkit.corpora.recorded import FILM, SOUND
 from foalkit.corpora.table import RowError, side
+from foalkit.files import entries_below
 from foalkit.params.corpora import Names
 
-# in the order in which copies of one recording are preferred
-ENDINGS = {
-    "audio": (".wav", ".flac", ".aiff", ".aif", ".m4a", ".aac", ".ogg", ".opus", ".mp3", ".wma"),
-    "video": (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv"),
-}
+ENDINGS = {"audio": SOUND, "video": FILM}
 
 
 def read(root: Path, corpus: Names) -> tuple[list[dict], list[tuple[str, str]]]:
@@ -77,19 +74,13 @@ def _utterance(name: str, take: dict) -> dict:
 
 def _media(root: Path, corpus: Names) -> list[tuple[str, Path]]:
     """(kind, place in the root) of each sound and film, the preferred of two copies first; hidden files are none."""
-    found, seen = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link to a folder above it
-            below.clear()
+    found = []
+    for file in (f.relative_to(root) for f in entries_below(root)):
+        if any(part.startswith(".") for part in file.parts):
             continue
-        seen.add(real)
-        for name in names:
-            file = (Path(folder) / name).relative_to(root)
-            if any(part.startswith(".") for part in file.parts):
-                continue
-            for kind, endings in ENDINGS.items():
-                glob, ending = getattr(corpus, kind), file.suffix.lower()
-                if file.match(glob) if glob else ending in endings:
-                    rank = endings.index(ending) if ending in endings else len(endings)
-                    found.append((kind, rank, file))
+        for kind, endings in ENDINGS.items():
+            glob, ending = getattr(corpus, kind), file.suffix.lower()
+            if file.match(glob) if glob else ending in endings:
+                rank = endings.index(ending) if ending in endings else len(endings)
+                found.append((kind, rank, file))
     return [(kind, file) for kind, _, file in sorted(found)]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import wave
@@ -26,11 +27,14 @@ FOLDS = (1, 2)
 
 @pytest.fixture(scope="module")
 def trained(tiny, data):
-    """Two folds of the fused row, and one of each other kind."""
+    """Two folds of the fused row, and one of each other kind, in a folder that no other test fills."""
+    own = tiny.model_copy(update={"outputs": str(tiny.folder.parent / "recognizer")})
+    own.folder.mkdir()
+    shutil.copy(tiny.folder / "manifest.parquet", own.folder)
     for variant, folds in {"foal-net": FOLDS, "audio": (1,), "video-face": (1,), "late-product": (1,)}.items():
         for fold in folds:
-            runs.run(tiny, variant, fold, 0, "honest", data)
-    return tiny.folder / "runs" / "honest"
+            runs.run(own, variant, fold, 0, "honest", data)
+    return own.folder / "runs" / "honest"
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
     result = result.model_copy(update={"file": where})
     if result.training.reproducible == "everywhere":
         arithmetic.limit_torch()
-    for variant in {v for names in result.ablation.values() for v in names}:
+    for variant in dict.fromkeys(v for names in result.ablation.values() for v in names):
         check_sizes(result.for_variant(variant), variant, where)  # a row's slip is refused before any work
     if not changes:
         return result

@@ -62,7 +62,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     judged = judge(params, results)
     damaged, undone = measured(params, results)
     tables = {
-        "claims": claims_table(judged),
+        "claims": claims_table(params, judged),
         "ablation": printed_table(params, rows),
         "protocols": protocols_table(params, results),
         "peeking": peeking,

@@ -12,7 +12,7 @@ from foalkit.results import scoring
 from foalkit.results.comparison import Compared, compare
 from foalkit.results.tables import METRICS, percent, with_interval
 from foalkit.results.terms import never_acts
-from foalkit.results.variants import VariantResult, paired
+from foalkit.results.variants import PRINTED_ON, VariantResult, paired
 
 VERDICTS = ("supported", "contradicted", "not distinguishable", "not testable here")
 
@@ -70,21 +70,22 @@ def term_words(runs: list[dict], terms: list[str]) -> str:
     return "; ".join(said)
 
 
-def claims_table(judged: list[Judged]) -> pd.DataFrame:
+def claims_table(params: Params, judged: list[Judged]) -> pd.DataFrame:
     """The claims as they are read: effects in points of the metric, the interval in brackets, p-values after Holm.
 
     Holm's correction is over the claims that could be tested. `could show` is the smallest effect, in either
-    direction, that would have been shown with 80 % power.
+    direction, that would have been shown with 80 % power. A printed effect stands with the corpus it was printed on.
     """
     adjusted = iter(scoring.holm([j.found.p for j in judged if j.verdict != VERDICTS[3]]))
     lines = []
     for j in judged:
         printed = dict(zip(METRICS, j.claim.printed, strict=True))[j.claim.metric]
+        corpus = PRINTED_ON[params.variants[j.claim.row].network]
         line = {
             "claim": j.claim.claim,
             "rows": f"{j.claim.row} against {j.against}",
             "metric": j.claim.metric.upper(),
-            "paper": "–" if printed is None else f"{printed:+.2f}",
+            "paper": "–" if printed is None else f"{printed:+.2f} on {corpus}",
             "here": with_interval(*j.found[:3], "+.2f"),
             "verdict on this corpus": j.verdict,
             "could show": f"± {percent(j.found.smallest, '.1f')}",

@@ -114,7 +114,8 @@ def peeking_table(params: Params, results: list[VariantResult]) -> tuple[pd.Data
     A row per protocol and rule for choosing the epoch: the mean of folds of both (percent) and the gain in points;
     below them what the test fold adds over an honest rule, on the same runs. Intervals are over folds
     (`scoring.fold_interval`, seeds averaged before). The metric is UA, or WA where the paper prints no UA. The
-    second value holds the numbers for a sentence: metric, printed, and {protocol: (price, low, high)} in points.
+    second value holds the numbers for a sentence: metric, printed (where it was printed of this corpus, or of the one
+    whose layout is generated), and {protocol: (price, low, high)} in points.
     Random-split is left out: its price is another (`protocols`). Empty without two honest or two published rows.
     """
     lines, said = [], {"price": {}}
@@ -129,7 +130,8 @@ def peeking_table(params: Params, results: list[VariantResult]) -> tuple[pd.Data
         if not lines:
             ours, theirs = (p[metric] for p in printed)
             said |= {"metric": metric.upper(), "system": SYSTEMS.get(best.row["variant"], labels[1])}
-            if None not in (ours, theirs):
+            known = PRINTED_ON[params.variants[best.row["variant"]].network] in (params.corpus.printed or ())
+            if known and None not in (ours, theirs):
                 said["printed"] = 100 * (ours - theirs)
                 lines.append(_gain_line("paper", labels, percent(theirs), percent(ours), f"{said['printed']:+.2f}"))
         tables = [r.folds.pivot_table(values=metric, index="fold", columns="selection") for r in (plain, best)]

@@ -12,7 +12,7 @@ from foalkit.params.sizes import frame_width
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("model.heads=5", ["foal-net", "model.inputs.audio.width: is 64", "model.heads = 5", "65"]),
+        ("model.heads=5", ["variant baseline: model.inputs.audio.width: is 64", "model.heads = 5", "65"]),
         ("model.inputs.video.width=30", ["model.inputs.video.width: is 30", "set it to 32"]),
         ("model.inputs.face=null", []),  # alone, a stream is not fused
         ("model.inputs.audio=null features.audio.bands=63", ["features.audio are 63", "{kind: linear, width: 64}"]),

@@ -233,7 +233,7 @@ def claimed(p, grid):
 
 
 def table_of(p):
-    return claims.claims_table(claims.judge(p, results(p)))
+    return claims.claims_table(p, claims.judge(p, results(p)))
 
 
 def test_verdicts_are_what_the_intervals_say(claimed, grid):
@@ -281,8 +281,9 @@ def test_a_claim_needs_all_its_rows_under_the_honest_protocol(p, grid):
 def test_the_table_prints_points_and_holm_over_what_could_be_tested(claimed):
     with_record(claimed, "avel", reach={"avel": {"of_classifier": 0}}, terms={"avel": {"verdict": "learned"}})
     judged = claims.judge(claimed, results(claimed))
-    table = claims.claims_table(judged)
-    assert table["paper"].tolist() == ["+0.17", "+1.46", "+0.25", "+0.79", "+2.25", "+7.16"]
+    table = claims.claims_table(claimed, judged)
+    effects = ("+0.17", "+1.46", "+0.25", "+0.79", "+2.25", "+7.16")
+    assert table["paper"].tolist() == [f"{effect} on IEMOCAP" for effect in effects]
     assert table["verdict on this corpus"][1] == "not testable here" and table["p (Holm)"][1] == "–"
     assert table["terms"][1] == "AVEL cannot act here: no weight is shared"
     tested = sorted(j.found.p for j in judged if j.claim.row != "avel")
@@ -343,7 +344,7 @@ def test_cfn_srs_claims_are_of_accuracy_over_seeds(tmp_path):
     table = table_of(p)
     rows = ["cfn-sr against concat", "cfn-sr against no-residual", "cfn-sr against cfn-video"]
     assert table["rows"].tolist() == rows  # both have the same UA on validation, and the first one stands
-    assert table["paper"].tolist() == ["+4.72", "–", "+12.77"] and set(table["metric"]) == {"WA"}
+    assert table["paper"].tolist() == ["+4.72 on RAVDESS", "–", "+12.77 on RAVDESS"] and set(table["metric"]) == {"WA"}
     rows = {v: report_results.variant_result(p, "honest", v).row["wa_pooled"] for v in ("cfn-sr", "concat")}
     effect = 100 * (rows["cfn-sr"] - rows["concat"])
     assert float(table["here"][0].split(" [")[0]) == pytest.approx(effect, abs=0.0051)
@@ -395,4 +396,4 @@ def test_without_a_claim_that_was_run_there_is_no_section(p, grid):
     text = report.write_report(p, kept).read_text()
     assert 'id="claims"' not in text and "#claims" not in text
     assert not (p.folder / "tables" / "claims.csv").exists()
-    assert claims.claims_table([]).empty
+    assert claims.claims_table(p, []).empty

@@ -90,9 +90,13 @@ def claims_table(params: Params, judged: list[Judged]) -> pd.DataFrame:
             "verdict on this corpus": j.verdict,
             "could show": f"± {percent(j.found.smallest, '.1f')}",
             "terms": j.terms or "–",
-            "p (Holm)": "–" if j.verdict == VERDICTS[3] else f"{next(adjusted):.4f}",
+            "p (Holm)": "–" if j.verdict == VERDICTS[3] else _p(next(adjusted)),
             "speakers": str(j.found.speakers),
             "seeds": str(j.found.seeds),
         }
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 5e-5 else "< 0.0001"  # no p-value is 0

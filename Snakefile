@@ -59,9 +59,10 @@ def runs_of(protocol, variant):
     ]
 
 
-def features_of(variant):
-    """The digests of the manifest and of what a variant is trained on."""
-    return [FEATURES.get(name) for name in ["manifest", *P.variants[variant].streams]]
+def features_of(variant, *folds):
+    """The digests of the manifest and of what a variant is trained on in these folds."""
+    sets = {P.set_name(stream, fold): None for stream in P.variants[variant].streams for fold in folds}
+    return [FEATURES.get(name) for name in ["manifest", *sets]]
 
 
 def word(value):
@@ -177,7 +178,7 @@ if P.training.job == "fold":
             f"{OUT}/logs/02_train-{{protocol}}-{{variant}}-fold{{fold}}-seed{{seed}}.log",
         params:
             digest=lambda w: P.digest(w.variant),
-            features=lambda w: features_of(w.variant),
+            features=lambda w: features_of(w.variant, int(w.fold)),
         threads: P.training.threads * P.training.processes
         resources:
             gpu=GPUS,
@@ -217,7 +218,7 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
                 f"{OUT}/logs/03_five_fold-{_protocol}-{_variant}.log",
             params:
                 digest=P.digest(_variant),
-                features=features_of(_variant),
+                features=features_of(_variant, *P.fold_numbers(_protocol)),
                 # for the shell line, which is made when the job starts: the loop is over then
                 protocol=_protocol,
                 variant=_variant,

@@ -173,11 +173,11 @@ def _needs(p) -> float:
             else made.takes_per_actor * made.actors
         )
     needs = 250_000 * turns if made and not Path(p.corpus_folder).exists() else 0
-    for stream, spec in p.features.items():
-        if not p.store_folder(stream).exists():
-            frames = 50 if spec.kind == "sound" else 30 / getattr(spec, "every", 1)
-            needs += turns * seconds * (2 * frames * spec.width if hasattr(spec, "width") else 32_000)
-            needs += turns * 3 * spec.frames * spec.size**2 if spec.encoder == "frames" else 0
+    sets = [(stream, own) for stream in p.features for own in p.sets(stream).values()]
+    for spec in (own.features[stream] for stream, own in sets if not own.store_folder(stream).exists()):
+        frames = 50 if spec.kind == "sound" else 30 / getattr(spec, "every", 1)
+        needs += turns * seconds * (2 * frames * spec.width if hasattr(spec, "width") else 32_000)
+        needs += turns * 3 * spec.frames * spec.size**2 if spec.encoder == "frames" else 0
     for protocol, variants in p.ablation.items():
         for variant in variants:
             inputs = [p.for_variant(variant).model.inputs.get(s) for s in p.variants[variant].streams]
@@ -192,10 +192,10 @@ def _corpus(p) -> Iterator[Finding]:
     from foalkit.params.load import corpus_place, expand
 
     places = {"corpus.root": lambda: corpus_place(p)} if p else {}
-    for stream, spec in p.features.items() if p else ():
-        if spec.kind == "numbers":
-            key = f"features.{stream}.folder"
-            places[key] = partial(expand, spec.folder, key)
+    for stream in [s for s, kind in p.kinds.items() if kind == "numbers"] if p else ():
+        for fold, own in p.sets(stream).items():
+            key = f"features.{stream}.folder" if fold is None else f"fold {fold}: features.{stream}.folder"
+            places[key] = partial(expand, own.features[stream].folder, key)
     for key, place in places.items():
         try:
             folder = place()

@@ -51,8 +51,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     """Validate a notebook's parameters before any work.
 
     Raises UserError for a parameter that papermill injected but the notebook does not have (papermill itself
-    only warns), for an unknown params file, variant or protocol (naming the nearest), and for a fold that
-    does not exist.
+    only warns), for an unknown params file, variant or protocol (naming the nearest), for a protocol that the
+    row's features were not made for, and for a fold that does not exist.
     """
     if (code := sys.getfilesystemencoding()) != "utf-8" and not str(ROOT).isascii():
         raise UserError(f"the project's folder has letters that this locale reads as {code}: export PYTHONUTF8=1")
@@ -65,6 +65,8 @@ def start(*, params: str, overrides: str = "", **chosen) -> Job:
     protocol = chosen.get("protocol", "honest")
     if protocol not in (known := list(get_args(Protocol))):
         raise UserError(f"unknown protocol {protocol!r}; {nearest(str(protocol), known)}")
+    if chosen.get("variant") is not None and (why := loaded.made_for_others(protocol, chosen["variant"])):
+        raise UserError(why)
     for name in ("fold", "seed"):
         value = chosen.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):

@@ -39,13 +39,16 @@ def split(table: pd.DataFrame, params: Params, fold: int, protocol: str, variant
 
     honest: the next fold's groups validate, or a corpus's own validation side (`folds.by: split`); published: no
     validation, all the others train (protocol.md); random-split: as honest, but the groups are `random_parts`, which
-    hold utterances of every speaker. Raises UserError for a fold that does not exist and, but under random-split, for
-    any dialogue or (unless `folds.shared`) speaker on two sides.
+    hold utterances of every speaker. Raises UserError for a fold that does not exist, for random-split where the row
+    reads features that are made for each fold, and, but under random-split, for any dialogue or (unless `folds.shared`)
+    speaker on two sides.
     """
     column, groups = table[params.folds.column], params.folds.groups
     apart = tuple(what for what in ("speaker", "dialogue") if what not in params.folds.shared)
     if fold not in (folds := params.fold_numbers(protocol)):
         raise UserError(f"fold {fold} does not exist; folds are 1 to {folds[-1]} ({protocol})")
+    if variant and (why := params.made_for_others(protocol, variant)):
+        raise UserError(why)
     if protocol == "random-split":
         column, apart = random_parts(table, len(groups)), ()
         groups = [[f"part {n}"] for n in range(1, len(groups) + 1)]

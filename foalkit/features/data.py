@@ -4,7 +4,7 @@ import multiprocessing
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -47,6 +47,7 @@ class Data:
     stores: dict[str, FeatureStore]
     info: dict  # preprocess.json: digests, counts, ceilings, and where the features lie
     classes: list[str]
+    fold: int | None = None  # whose features these are, where they are made for each fold (`of_fold`)
 
     def labels(self, utterances) -> np.ndarray:
         """Class numbers `(N,)` in the order of the params' classes."""
@@ -64,30 +65,49 @@ class Data:
                 raise UserError(f"features.{stream}: {why}; only rows without it can be run")
         return self
 
+    def of_fold(self, params: Params, fold: int, streams: Iterable[str]) -> "Data":
+        """The data of one fold: of those `streams` that are made for each fold, its own features and no other's.
+
+        Itself where all folds read the same.
+        """
+        if not params.by_fold:
+            return self
+        names = {s: params.set_name(s, fold) for s in params.features}
+        info = {**self.info, "features": {s: f for s, n in names.items() if (f := self.info["features"].get(n))}}
+        stores = {s: store for s, store in self.stores.items() if s in names}
+        for s in (s for s in streams if s in params.by_fold and s in info["features"]):
+            stores[s] = _opened(params.for_fold(fold).store_folder(s))
+        return replace(self, stores=stores, info=info, fold=fold)
+
 
 def open_data(params: Params, streams=None) -> Data:
     """Manifest and features of a params file, prepared now if they are not there or their params changed.
 
-    `streams` limits what is loaded, not what is prepared. Stores that are read into memory are compared with the
-    digests they were written with; of mapped ones each utterance is when it is read. Raises UserError for a store that
-    is damaged, and for an outputs folder that holds the runs of other params.
+    `streams` limits what is loaded, not what is prepared; features that are made for each fold are not loaded before
+    it is said which (`Data.of_fold`). Stores that are read into memory are compared with the digests they were written
+    with; of mapped ones each utterance is when it is read. Raises UserError for a store that is damaged, and for an
+    outputs folder that holds the runs of other params.
     """
     records.claim(params)
     folder, info = params.folder, _prepared(params)
     if info is None:
         return prepare(params).having(streams or ())
     named = params.features if streams is None else streams
-    data = Data(
+    absent = {*info.get("without", {}), *params.by_fold}
+    return Data(
         pd.read_parquet(folder / "manifest.parquet"),
         pd.read_parquet(folder / "left_out.parquet"),
-        {s: FeatureStore(params.store_folder(s)) for s in named if s not in info.get("without", {})},
+        {s: _opened(params.store_folder(s)) for s in named if s not in absent},
         info,
         params.corpus.classes,
     ).having(streams or ())
-    for store in data.stores.values():
-        if store.in_memory:
-            store.verify()
-    return data
+
+
+def _opened(folder: Path) -> FeatureStore:
+    store = FeatureStore(folder)
+    if store.in_memory:
+        store.verify()
+    return store
 
 
 def prepare(params: Params) -> Data:
@@ -97,6 +117,7 @@ def prepare(params: Params) -> Data:
     the same utterances. A stream of whose files a held-out session or speaker has none (`without_files`) is not made:
     it is said in preprocess.json under `without`, and the rows that need it are not run. Where some utterances lack
     the files of a stream, the manifest's column `lacks` names it, and `folds.split` gives each row those it can use.
+    Of a stream that is made for each fold all sets are built, named as `Params.set_name` says.
     """
     if multiprocessing.parent_process() is not None:  # a script's worker process, importing the script again
         raise UserError("a script that prepares data must do so under `if __name__ == '__main__':`")
@@ -119,13 +140,15 @@ def prepare(params: Params) -> Data:
             print(f"{stream}: {why}; rows that cannot do without it are run on the others")
         digests = _media_digests(root, table, kinds.values(), params.features_folder)
         for stream in kinds:
-            with locked(params.features_folder / f"{params.store_name(stream)}.lock"):
-                having = table[~lacks[stream].to_numpy()].reset_index(drop=True)
-                stores[stream], failed = build(params, stream, having, root, digests)
-                for shard in shards(params.store_folder(stream)):
-                    shutil.rmtree(shard)
-            for utterance, reason in failed.items():
-                bad.setdefault(utterance, f"{stream}: {reason}")
+            having = table[~lacks[stream].to_numpy()].reset_index(drop=True)
+            for fold, own in params.sets(stream).items():
+                name = params.set_name(stream, fold)
+                with locked(own.features_folder / f"{own.store_name(stream)}.lock"):
+                    stores[name], failed = build(own, stream, having, root, digests)
+                    for shard in shards(own.store_folder(stream)):
+                        shutil.rmtree(shard)
+                for utterance, reason in failed.items():
+                    bad.setdefault(utterance, f"{name}: {reason}")
         table = table[~table["utterance"].isin(bad)].reset_index(drop=True)
         if table.empty:
             raise UserError(f"{root}: no utterance is left; the first reason: {next(iter(bad.values()))}")
@@ -178,9 +201,10 @@ def sources(params: Params) -> str | None:
     """A digest of the names, sizes and times of change of all files that features are made from; None without them."""
     named = [
         (f"features.{stream}.{key}", place)
-        for stream, spec in params.features.items()
+        for stream in params.features
+        for own in params.sets(stream).values()
         for key in ("folder", "model", "pretrained")
-        if (place := getattr(spec, key, None))
+        if (place := getattr(own.features[stream], key, None))
     ]
     if isinstance(params.corpus, Table):  # it may lie elsewhere
         named += [("corpus.table", table) for table in [params.corpus.table, *params.corpus.tables.values()] if table]
@@ -213,9 +237,7 @@ def extract(params: Params, stream: str, group: str) -> None:
     if group not in (groups := [g for held_out in params.folds.groups for g in held_out]):
         raise UserError(unknown(params.folds.column, group, groups))
     records.claim(params)
-    store = params.store_folder(stream)
-    shard = store.with_name(f"{store.name}.shard-{digest([params.folds.column, group])[:8]}")
-    with locked(params.features_folder / ".used", shared=True), locked(shard.with_name(f"{shard.name}.lock")):
+    with locked(params.features_folder / ".used", shared=True):
         root = corpus_root(params)
         table, _ = read_manifest(params.corpus, root, params.folds, used=media_of(params))
         lacks = lacking(params, table)
@@ -226,8 +248,13 @@ def extract(params: Params, stream: str, group: str) -> None:
             print(f"{stream}: no utterance of {params.folds.by} {group} can be used")
             return
         digests = _media_digests(root, table, [params.kinds[stream]], params.features_folder)
-        _, failed = build(params, stream, table, root, digests, shard)
-    print(f"{stream}, {params.folds.by} {group}: {len(table)} utterances, {len(failed)} of them could not be read")
+        for fold, own in params.sets(stream).items():
+            store, name = own.store_folder(stream), params.set_name(stream, fold)
+            shard = store.with_name(f"{store.name}.shard-{digest([params.folds.column, group])[:8]}")
+            with locked(shard.with_name(f"{shard.name}.lock")):
+                _, failed = build(own, stream, table, root, digests, shard)
+            told = f"{len(table)} utterances, {len(failed)} of them could not be read"
+            print(f"{name}, {params.folds.by} {group}: {told}")
 
 
 def unnamed(outputs: Path) -> dict[Path, int]:
@@ -274,9 +301,10 @@ def _prepared(params: Params) -> dict | None:
             if file_digest(params.folder / f"{name}.parquet") != written:
                 return None
         for stream in set(params.features) - set(info.get("without", {})):
-            store = read_mapping(params.store_folder(stream) / "store.json")
-            if store["digest"] != info["features"][stream]["digest"]:  # another params file has built it anew
-                return None
+            for fold, own in params.sets(stream).items():
+                store = read_mapping(own.store_folder(stream) / "store.json")
+                if store["digest"] != info["features"][params.set_name(stream, fold)]["digest"]:
+                    return None  # another params file has built it anew
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not whole: prepared again
         return None
     return info
@@ -287,7 +315,7 @@ def _copies(table: pd.DataFrame, stores: dict[str, FeatureStore], kinds: dict[st
 
     RAVDESS itself holds such a pair, two repetitions by actor 7.
     """
-    sounds = [store for stream, store in stores.items() if kinds[stream] == "sound"]
+    sounds = [store for stream, store in stores.items() if kinds.get(stream) == "sound"]  # never a fold's own
     first: dict[tuple, str] = {}
     heard = [u for u in table["utterance"] if any(u in s.digests for s in sounds)]
     seen = {u: first.setdefault(tuple(s.digests.get(u) for s in sounds), u) for u in heard}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from foalkit import UserError
@@ -19,15 +20,19 @@ def lacking(params: Params, table: pd.DataFrame) -> pd.DataFrame:
     """Whether an utterance (index) lacks the files of a stream (columns): True where there is nothing to make it from.
 
     No file is opened, but for those of imported features that hold many utterances. Raises UserError for imported
-    features whose folder is not there.
+    features whose folder is not there. Of features that are made for each fold an utterance must be in all sets.
     """
     found = {}
     for stream, kind in params.kinds.items():
         if kind in FILE:
             found[stream] = (table[FILE[kind]] == "").tolist()
         else:
-            encoder = make_encoder(params.features[stream], params.weights_folder, f"features.{stream}")
-            found[stream] = [not encoder.has(row) for row in table.to_dict("records")]
+            rows, lacks = table.to_dict("records"), np.zeros(len(table), bool)
+            for fold, own in params.sets(stream).items():
+                where = f"features.{stream}" if fold is None else f"fold {fold}: features.{stream}"
+                encoder = make_encoder(own.features[stream], params.weights_folder, where)
+                lacks |= [not encoder.has(row) for row in rows]
+            found[stream] = lacks
     return pd.DataFrame(found, index=pd.Index(table["utterance"]), dtype=bool)
 
 
@@ -94,8 +99,16 @@ def with_lengths(
 
 
 def ends_of_features(params: Params, table: pd.DataFrame, stores: dict[str, FeatureStore]) -> pd.Series:
-    """The table's ends; those that are not known from the longest of the imported features that say their `step`."""
-    steps = {s: step for s in stores if params.kinds[s] == "numbers" and (step := params.features[s].step)}
+    """The table's ends; those that are not known from the longest of the imported features that say their `step`.
+
+    `stores` are by the names of the sets (`Params.set_name`).
+    """
+    steps = {
+        name: step
+        for s, kind in params.kinds.items()
+        for fold in params.sets(s)
+        if kind == "numbers" and (step := params.features[s].step) and (name := params.set_name(s, fold)) in stores
+    }
     if not steps or table["end"].notna().all():
         return table["end"]
     longest = table["utterance"].map(lambda u: max(stores[s].lengths.get(u, 0) * step for s, step in steps.items()))

@@ -17,6 +17,7 @@ Kind = Literal["sound", "picture", "numbers"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 Region = Literal["picture", "face"]
+FOLD = "{fold}"  # in the folder of imported features: they are made for each fold
 TABLES = (".csv", ".parquet")
 READABLE = (".npy", ".npz", ".safetensors", *TABLES)  # features made elsewhere
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill")
@@ -211,14 +212,17 @@ class Imported(Strict):
     """Features made elsewhere: `(T, width)` numbers of each utterance, from one file each or from files of many.
 
     A pattern with `{utterance}` names a file for each; one without it names files that hold many: dictionaries of
-    arrays, tables with a column `utterance`, or a matrix with an `index`. Pickled files are not read.
+    arrays, tables with a column `utterance`, or a matrix with an `index`. Pickled files are not read. A folder with
+    `{fold}` in it names one folder for each fold: `Params.for_fold` fills in its number.
     """
 
     kind: ClassVar[Kind] = "numbers"
     by_torch: ClassVar[bool] = False
     made_by: ClassVar[str] = "imported.ImportedFeatures"
     encoder: Literal["imported"]
-    folder: Line = Field(description="where the files lie; $NAME is taken from the environment")
+    folder: Line = Field(
+        description="where the files lie; $NAME is taken from the environment; with {fold}: a folder for each fold"
+    )
     pattern: Line = Field(
         "{utterance}.npy", pattern=r"^([^{}]|\{[a-z]+\})+$", description="a file's place; names columns of the manifest"
     )
@@ -246,6 +250,8 @@ class Imported(Strict):
     @model_validator(mode="after")
     def _fits_its_files(self):
         ending = Path(self.pattern).suffix
+        if FOLD in self.pattern + self.key:  # the manifest has a column of that name: which fold tests an utterance
+            raise ValueError(f"folder: {FOLD} belongs there, not in `pattern` or `key`: each fold has its folder")
         if self.index and Path(self.index).suffix not in TABLES:
             raise ValueError(f"index: must be a table ({' or '.join(TABLES)})")
         if self.index and (ending != ".npy" or "{utterance}" in self.pattern):

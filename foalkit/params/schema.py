@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from foalkit import ROOT, UserError
 from foalkit.files import digest
 from foalkit.params.corpora import Corpus
-from foalkit.params.encoders import Device, Features, Kind, Precision
+from foalkit.params.encoders import FOLD, Device, Features, Kind, Precision
 from foalkit.params.errors import unknown, validate
 from foalkit.params.folds import Folds
 from foalkit.params.merge import at, over, put, without_nulls
@@ -158,6 +158,8 @@ class Params(Strict):
                 for stream in self.variants[name].streams:
                     if stream not in self.features:
                         raise ValueError(f"ablation.{protocol}: variant {name} needs features.{stream}")
+                if why := self.made_for_others(protocol, name):
+                    raise ValueError(f"ablation.{protocol}: {why}")
         if self.folds.by == "split" and not self.corpus.has_split:
             raise ValueError("folds.by: the corpus says no split; name its column, corpus.columns.split")
         for name in self.robustness.rows:
@@ -201,7 +203,7 @@ class Params(Strict):
     def data_digest(self) -> str:
         """A digest of everything that shapes manifest and features."""
         shaped = [self._corpus, self.model_dump(include={"clip", "features"}, exclude={"features": _FACT})]
-        return digest([*shaped, self.folds.asked] if self.folds.count else shaped)
+        return digest([*shaped, self.folds.asked] if self.folds.count or self.by_fold else shaped)
 
     @property
     def _corpus(self) -> dict:
@@ -220,6 +222,37 @@ class Params(Strict):
         if spec.by_torch and self.training.reproducible == "everywhere":  # PyTorch's bytes
             asked["reproducible"] = "everywhere"
         return f"{spec.encoder}-{digest(asked)}"
+
+    @property
+    def by_fold(self) -> list[str]:
+        """The streams whose features are made elsewhere for each fold, those of a fold in a folder of its own."""
+        return [stream for stream, spec in self.features.items() if FOLD in getattr(spec, "folder", "")]
+
+    def for_fold(self, fold: int) -> "Params":
+        """The params with the features of one fold: `{fold}` in a folder is its number."""
+        own = {s: self.features[s].folder.replace(FOLD, str(fold)) for s in self.by_fold}
+        filled = {s: self.features[s].model_copy(update={"folder": folder}) for s, folder in own.items()}
+        return self.model_copy(update={"features": {**self.features, **filled}})
+
+    def sets(self, stream: str) -> dict[int | None, "Params"]:
+        """The params that make each set of a stream's features: by fold, or under None the one set of all folds."""
+        if stream not in self.by_fold:
+            return {None: self}
+        return {fold: self.for_fold(fold) for fold in range(1, 1 + self.folds.number)}
+
+    def set_name(self, stream: str, fold: int | None) -> str:
+        """What the set that a fold reads is called in preprocess.json: `video`, or `video, fold 2`."""
+        return f"{stream}, fold {fold}" if stream in self.by_fold else stream
+
+    def made_for_others(self, protocol: str, variant: str) -> str:
+        """Why a protocol cannot run a row: its features were made for other folds; empty where it can."""
+        made = [stream for stream in self.variants[variant].streams if stream in self.by_fold]
+        if protocol != "random-split" or not made:
+            return ""
+        return (
+            f"{variant} reads features.{made[0]}, which are made for each fold: the folds of random-split are others, "
+            "so what made them has learned from utterances that are tested there; drop the row"
+        )
 
     @property
     def kinds(self) -> dict[str, Kind]:

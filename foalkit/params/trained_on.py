@@ -66,14 +66,17 @@ def may_have_seen(params: "Params") -> dict[str, str]:
     if params.corpus.generate is not None:  # nobody else has seen those
         return {}
     corpus = params.corpus.printed[0] if params.corpus.printed else params.name
-    said = {stream: _reason(names, corpus) for stream, names in trained_on(params).items()}
+    said = {stream: _reason(names, corpus, stream in params.by_fold) for stream, names in trained_on(params).items()}
     return {stream: reason for stream, reason in said.items() if reason}
 
 
-def _reason(names: list[str] | None, corpus: str) -> str:
+def _reason(names: list[str] | None, corpus: str, by_fold: bool) -> str:
     if names is None:
         return f"nobody says what it was trained on, so it may have seen {corpus}: set `trained_on` where you know it"
-    if any(name.casefold().startswith(corpus.casefold()) for name in names):
+    own = [name for name in names if name.casefold().startswith(corpus.casefold())]
+    if own and by_fold:
+        return f"it was trained on {corpus} for each fold: make sure that none saw its fold's test and validation sides"
+    if own:
         return f"it was trained on {corpus} itself: no speaker of it is new to this encoder"
     year, free = CORPORA.get(corpus, (0, True))
     for name in names:

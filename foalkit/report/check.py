@@ -64,12 +64,13 @@ def check_features(params: Params) -> tuple[list[str], int]:
     Returns a line per difference and the number of stores compared; features that are gone are not compared.
     """
     differences, stores = [], {}
-    for stream in params.features:
-        folder = params.store_folder(stream)
+    sets = [(stream, fold, own) for stream in params.features for fold, own in params.sets(stream).items()]
+    for stream, fold, own in sets:
+        folder, name = own.store_folder(stream), params.set_name(stream, fold)
         if (folder / "store.json").exists():
             try:
-                stores[stream] = FeatureStore(folder)
-                stores[stream].verify()
+                stores[name] = FeatureStore(folder)
+                stores[name].verify()
             except UserError as error:
                 differences.append(str(error))
     for protocol, variants in params.ablation.items():
@@ -77,7 +78,7 @@ def check_features(params: Params) -> tuple[list[str], int]:
             differences += [
                 f"{run['run']}: features.{s} are not those it was trained on; train it again"
                 for s, digest in run.get("feature_digests", {}).items()
-                if s in stores and stores[s].digest != digest
+                if (name := params.set_name(s, run["fold"])) in stores and stores[name].digest != digest
             ]
     return differences, len(stores)
 

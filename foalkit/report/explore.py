@@ -69,7 +69,7 @@ def opened(params: Params, run: dict) -> Opened | None:
     p, streams = params.for_variant(variant), params.variants[variant].streams
     if len(streams) < 2 or params.variants[variant].network != "foal-net":
         return None
-    folders = {s: params.store_folder(s) for s in streams}
+    folders = {s: params.for_fold(run["fold"]).store_folder(s) for s in streams}
     if not all((folder / "store.json").exists() for folder in folders.values()):
         return None  # training is done with them: they may be gone
     stores = {s: FeatureStore(folder) for s, folder in folders.items()}

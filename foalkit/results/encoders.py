@@ -20,7 +20,7 @@ def encoders_table(params: Params, info: dict) -> pd.DataFrame:
             "stream": stream,
             "encoder": f"{spec.encoder} ({network})" if network else spec.encoder,
             "sees": {"sound": "sound", "picture": getattr(spec, "region", ""), "numbers": "files"}[spec.kind],
-            "numbers per frame": info["features"].get(stream, {}).get("width", "–"),
+            "numbers per frame": info["features"].get(params.set_name(stream, 1), {}).get("width", "–"),
             "trained on": in_words(sets[stream]),
         }
         rows.append(row | ({"may have seen the corpus": seen.get(stream, "–")} if seen else {}))

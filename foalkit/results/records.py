@@ -177,7 +177,8 @@ def read_runs(params: Params, protocol: str, variant: str) -> list[dict]:
             folder = run_folder(params, protocol, variant, fold, seed)
             if (folder / "record.json").exists():
                 record = read_record(folder / "record.json")
-                old = any(now.get(s, d) != d for s, d in record.get("feature_digests", {}).items())
+                made_from = record.get("feature_digests", {})
+                old = any(now.get(params.set_name(s, fold), d) != d for s, d in made_from.items())
                 if record["params_digest"] == wanted and not old:
                     found.append(record | {"folder": folder})
     return found

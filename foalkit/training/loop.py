@@ -73,7 +73,7 @@ def train(
     if p.variants[variant].network == "late-product":
         return Result(**late.train(p, variant, data, sides, protocol))
     if p.training.processes > 1 and processes is None:
-        return Result(**launch(params, variant, sides, seed, protocol, keep))
+        return Result(**launch(params, variant, sides, seed, protocol, data.fold, keep))
     threads = torch.get_num_threads()
     torch.set_num_threads(p.training.threads)  # CPU sums depend on how many threads share them
     try:

@@ -61,15 +61,18 @@ class Processes:
                 w.grad = self.reduce(own, "sum" if id(w) in inputs else "mean")
 
 
-def launch(params: Params, variant: str, sides: Split, seed: int, protocol: str, keep: Path | None = None) -> dict:
+def launch(
+    params: Params, variant: str, sides: Split, seed: int, protocol: str, fold: int | None, keep: Path | None = None
+) -> dict:
     """Have `training.processes` processes on this machine train one run; returns what `write_result` was given.
 
-    Raises UserError with the last line of what a failed process said.
+    `fold` says whose features they read, where these are made for each (`Data.fold`). Raises UserError with the last
+    line of what a failed process said.
     """
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         job = {"params": params.model_dump(mode="json"), "variant": variant, "seed": seed, "protocol": protocol}
-        write_json(folder / "job.json", job | {"sides": vars(sides), "keep": keep and str(keep)})
+        write_json(folder / "job.json", job | {"sides": vars(sides), "fold": fold, "keep": keep and str(keep)})
         call = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         call += [f"--nproc-per-node={params.training.processes}", "-m", "foalkit.training.runs", str(folder)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}

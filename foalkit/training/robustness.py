@@ -50,7 +50,8 @@ def measure(params: Params) -> list[Path]:
         try:
             with threadpool_limits(1, user_api="blas"):
                 for fold in progress(sorted({run["fold"] for run in todo}), "robustness, folds"):
-                    _fold(params, data, streams, [run for run in todo if run["fold"] == fold])
+                    own = data.of_fold(params, fold, streams)
+                    _fold(params, own, streams, [run for run in todo if run["fold"] == fold])
         finally:
             torch.set_num_threads(threads_before)
     files = [results.record_file(params, run) for run in runs]

@@ -97,7 +97,7 @@ def unfinished(params: Params, variant: str, fold: int, seed: int, protocol: str
 def run(params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data | None = None) -> Path:
     """Prepare what is missing, train and save one run: what notebook 02 does step by step."""
     streams = params.variants[variant].streams
-    data = (data or open_data(params, streams)).having(streams)
+    data = (data or open_data(params, streams)).having(streams).of_fold(params, fold, streams)
     check_coverage(data.table, params)
     sides = split(data.table, params, fold, protocol, variant)
     leaks.check(data, sides, params.kinds)
@@ -172,8 +172,8 @@ def _work(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     params, variant = Params.model_validate(job["params"]), job["variant"]
     processes = Processes(params.for_variant(variant).training.device)
-    keep = job["keep"] and Path(job["keep"])
-    data = open_data(params, params.variants[variant].streams)
+    keep, streams = job["keep"] and Path(job["keep"]), params.variants[variant].streams
+    data = open_data(params, streams).of_fold(params, job["fold"], streams)
     try:
         result = train(params, variant, data, Split(**job["sides"]), job["seed"], job["protocol"], processes, keep=keep)
     except UserError as error:

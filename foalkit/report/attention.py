@@ -13,6 +13,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from foalkit.features import media
 from foalkit.features.times import frame_times
 from foalkit.params.encoders import Kind
+from foalkit.report import recordings
 from foalkit.report.explore import Opened
 from foalkit.report.figures import AUDIO, INK
 
@@ -180,8 +181,8 @@ def _wave(ax, seen: Looks, root: Path, stream: str) -> None:
     ax.axis("off")
     if seen.kinds[stream] == "sound":
         times, step = seen.times[stream], seen.steps[stream]
-        begins, start = seen.turn.get("audio_from", 0.0), max(0.0, times[0] - step / 2)
-        samples = media.read_audio(root / seen.turn["audio"], begins + start, begins + times[-1] + step / 2)
+        start = max(0.0, times[0] - step / 2)
+        samples = recordings.heard(seen.turn, root, start, times[-1] + step / 2)
         ax.plot(start + np.arange(len(samples)) / media.SAMPLE_RATE, samples, lw=0.4, color=AUDIO)
 
 

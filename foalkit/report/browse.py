@@ -44,16 +44,19 @@ class _Recording(widgets.VBox):
         super().__init__([self.sound, self.frames])
 
     def show(self, turn: dict) -> None:
-        sound = self.root / turn["audio"] if turn["audio"] else None
-        self.sound.format = sound.suffix.lower().removeprefix(".") if sound else "wav"
-        self.sound.value = sound.read_bytes() if sound else b""
-        self.frames.value = "no video file"
+        said = [] if turn["video"] else ["no video file"]
+        self.sound.value = b""
+        try:  # no stream may be made of the sound, or of the film: nobody has read this one before
+            self.sound.format, self.sound.value = recordings.playable(turn, self.root)
+        except MediaError as error:
+            said.append(html.escape(str(error)))
         if turn["video"]:
             try:
                 figure = recordings.moments([turn | {"title": turn["emotion"]}], self.root)
-                self.frames.value = picture(figure, f"Frames of {turn['utterance']}, {turn['emotion']}")
-            except MediaError as error:  # no stream is made of films: nobody has read this one before
-                self.frames.value = html.escape(str(error))
+                said.append(picture(figure, f"Frames of {turn['utterance']}, {turn['emotion']}"))
+            except MediaError as error:
+                said.append(html.escape(str(error)))
+        self.frames.value = "<br>".join(said)
 
 
 class Utterances(widgets.VBox):

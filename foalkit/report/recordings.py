@@ -1,5 +1,8 @@
 """Pictures of the recordings themselves: who is seen, what is heard, how long it lasts."""
 
+import io
+import math
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,33 @@ def _middle(turn: dict, file: Path, column: str, size: int) -> np.ndarray | None
     return next(media.iter_frames(file, middle, size=size, crop=crop))
 
 
+def heard(turn: dict, root: Path, start: float = 0.0, end: float = math.inf) -> np.ndarray:
+    """The samples `(S,)` at 16 kHz of an utterance (a manifest's row), from `start` to `end` seconds of it.
+
+    Its own segment alone, where its file holds more than it. Raises MediaError for a file that cannot be read.
+    """
+    if (begins := turn.get("audio_from")) is not None:
+        start, end = begins + start, begins + min(end, turn["end"] - turn["start"])
+    return media.read_audio(root / turn["audio"], start, end)
+
+
+def playable(turn: dict, root: Path) -> tuple[str, bytes]:
+    """An utterance's sound as a browser plays it: its format and bytes, the file's own where that holds nothing else.
+
+    Raises MediaError for a segment that cannot be read.
+    """
+    if not turn["audio"]:
+        return "wav", b""
+    file = root / turn["audio"]
+    if "audio_from" not in turn:
+        return file.suffix.lower().removeprefix("."), file.read_bytes()
+    written = io.BytesIO()
+    with wave.open(written, "wb") as out:
+        out.setparams((1, 2, media.SAMPLE_RATE, 0, "NONE", ""))
+        out.writeframes(np.rint(heard(turn, root).clip(-1, 1) * 32767).astype("<i2").tobytes())
+    return "wav", written.getvalue()
+
+
 def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -> Figure:
     """One utterance per class, the part that is used: waveform above log-mel spectrum (dB), on one time axis (s).
 
@@ -68,8 +98,7 @@ def waveforms(table: pd.DataFrame, root: Path, classes: list[str], clip: Clip) -
         wave, mel = grid[2 * (i // 4)][i % 4], grid[2 * (i // 4) + 1][i % 4]
         try:
             turn = part.iloc[len(part) // 2]
-            begins, window = turn.get("audio_from", 0.0), clip.window(turn["end"] - turn["start"])
-            samples = media.read_audio(root / turn["audio"], *(begins + t for t in window))
+            samples = heard(turn.to_dict(), root, *clip.window(turn["end"] - turn["start"]))
         except (IndexError, media.MediaError):
             why = "cannot be read" if len(part) else "no utterance"
             wave.set_title(f"{emotion}\n({why})", fontsize=8)

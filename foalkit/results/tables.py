@@ -392,7 +392,9 @@ def _media(params: Params) -> dict[str, tuple[str, str]]:
             return ""
         return quote(os.fsencode(os.path.relpath(root / name, params.folder))) + time
 
-    return {
-        t["utterance"]: (address(t["audio"]), address(t["video"], f"#t={t['start']:.2f},{t['end']:.2f}"))
-        for t in table.to_dict("records")
-    }
+    found = {}
+    for t in table.to_dict("records"):
+        part = {"video": t["start"]} | ({"audio": t["audio_from"]} if "audio_from" in t else {})
+        parts = {name: f"#t={at:.2f},{at + t['end'] - t['start']:.2f}" for name, at in part.items()}
+        found[t["utterance"]] = address(t["audio"], parts.get("audio", "")), address(t["video"], parts["video"])
+    return found

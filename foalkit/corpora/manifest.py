@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from foalkit import UserError, one_line
@@ -65,13 +66,19 @@ def corpus_root(params: Params) -> Path:
 
 
 def read_manifest(
-    corpus: Corpus, root: Path, folds: Folds | None = None, *, used: Iterable[str] = ("audio", "video")
+    corpus: Corpus,
+    root: Path,
+    folds: Folds | None = None,
+    *,
+    used: Iterable[str] = ("audio", "video"),
+    shares: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The manifest (columns `COLUMNS`, sorted by utterance) and the table of turns left out (utterance, reason).
 
     No recording is opened, and a row stands there without its files too; asserted counts are of rows with all media
-    that are `used`. `folds` are dealt where they have a count. Raises UserError when nothing usable is found, an id
-    stands twice, or asserted counts do not hold.
+    that are `used`. `folds` are dealt where they have a count. With `shares` the table has a column `share_<class>` for
+    each class: how much of the raters' votes for any class it got. Raises UserError when nothing usable is found, an
+    id stands twice, or asserted counts do not hold.
     """
     reader = import_module(f"foalkit.corpora.{corpus.reader}")
     rows, left_out = reader.read(root, corpus) if isinstance(corpus, Table | Names) else reader.read(root)
@@ -99,9 +106,22 @@ def read_manifest(
         raise UserError(f"{root}: utterance {twice.iloc[0]} stands twice; remove one copy")
     if getattr(corpus, "assert_counts", False):
         reader.assert_counts(table[(table[list(used)] != "").all(axis=1)])
+    if shares:
+        table = _with_shares(table, {row["utterance"]: row["votes"] for row in rows}, corpus)
     if folds and folds.count:
         table = deal(table, folds)
     return table, pd.DataFrame(sorted(left_out), columns=["utterance", "reason"])
+
+
+def _with_shares(table: pd.DataFrame, votes: dict[str, dict[str, int]], corpus: Corpus) -> pd.DataFrame:
+    """The table with the classes' shares of its utterances' votes; votes for labels of no class do not count."""
+    counts = np.zeros((len(table), len(corpus.classes)))
+    for row, utterance in enumerate(table["utterance"]):
+        for label, count in votes[utterance].items():
+            if label in corpus.labels:
+                counts[row, corpus.classes.index(corpus.labels[label])] += count
+    shares = counts / counts.sum(1, keepdims=True)  # the majority's label is one of a class, so no sum is 0
+    return table.assign(**{f"share_{name}": shares[:, i] for i, name in enumerate(corpus.classes)})
 
 
 def _reasons(left_out: list[tuple[str, str]]) -> str:

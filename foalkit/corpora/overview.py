@@ -24,12 +24,18 @@ def check(params: Params) -> Iterator[str]:
     Raises UserError for a corpus that cannot be read, and for folds that it does not have.
     """
     root = corpus_root(params)
-    table, left_out = read_manifest(params.corpus, root, params.folds)
+    table, left_out = read_manifest(params.corpus, root, params.folds, shares=params.corpus.has_votes)
     classes = params.corpus.classes
     yield f"{params.name}: {params.corpus.reader}, {root}"
     yield f"used: {len(table)} utterances of {table['speaker'].nunique()} speakers; left out: {len(left_out)}"
     have = {kind: int((table[kind] != "").sum()) for kind in ("audio", "video")}
     yield f"with a sound file: {have['audio']}; with a film: {have['video']}"
+    if params.corpus.has_votes:
+        of_label = table[[f"share_{name}" for name in classes]].to_numpy()[
+            range(len(table)), table["emotion"].map(classes.index)
+        ]
+        whole = f"all votes for a class agree in {(of_label == 1).mean():.0%} of the utterances"
+        yield f"raters: {whole}; the label has {of_label.mean():.0%} of them on average"
     yield ""
     yield from _left_out(left_out)
     yield f"utterances by {'side' if params.folds.by == 'split' else 'fold'} and class"

@@ -98,6 +98,7 @@ def _utterance(root: Path, corpus: Table, cells: dict[str, str], folder: str) ->
     speaker = said("speaker")
     if not speaker:
         raise RowError("has no speaker")
+    votes = _votes(corpus, cells)
     start, end = _seconds(said("start"), "start", 0.0), _seconds(said("end"), "end", None)
     if end is not None and end <= start:
         raise RowError(f"the time range {start}-{end} s is empty")
@@ -108,7 +109,8 @@ def _utterance(root: Path, corpus: Table, cells: dict[str, str], folder: str) ->
         "dialogue": said("dialogue") or name,
         "kind": said("kind"),
         "gender": said("gender"),
-        "label": _label(corpus, cells),
+        "label": _majority(votes),
+        "votes": votes,
         "start": start,
         "end": end,
         **files,
@@ -146,15 +148,21 @@ def _file(root: Path, folder: str, name: str, key: str) -> str:
     raise RowError(f"its {key} {name!r} {'is no file' if (root / inside).exists() else 'is missing'}")
 
 
-def _label(corpus: Table, cells: dict[str, str]) -> str:
-    """The label, or of several raters' the one that most of them gave."""
+def _votes(corpus: Table, cells: dict[str, str]) -> Counter[str]:
+    """How many raters gave each label; a row with one label is one vote."""
     found = [_filled(text, cells) for text in corpus.columns.raters or [corpus.columns.label]]
-    votes = [v.strip() for cell in found for v in (cell.split(corpus.votes) if corpus.votes else [cell]) if v.strip()]
+    return Counter(
+        v.strip() for cell in found for v in (cell.split(corpus.votes) if corpus.votes else [cell]) if v.strip()
+    )
+
+
+def _majority(votes: Counter[str]) -> str:
+    """The label that most raters gave; raises RowError where there is none, or no single one."""
     if not votes:
         raise RowError("has no label")
-    (first, most), *others = Counter(votes).most_common()
+    (first, most), *others = votes.most_common()
     if others and others[0][1] == most:
-        told = ", ".join(f"{label} {count}" for label, count in sorted(Counter(votes).items()))
+        told = ", ".join(f"{label} {count}" for label, count in sorted(votes.items()))
         raise RowError(f"its raters do not agree: {told}")
     return first
 

@@ -54,6 +54,18 @@ class Data:
         emotion = self.table.set_index("utterance")["emotion"].loc[list(utterances)]
         return emotion.map({c: i for i, c in enumerate(self.classes)}).to_numpy(np.int64)
 
+    def shares(self, utterances) -> np.ndarray:
+        """The classes' shares of the raters' votes, `(N, classes)` float32 in the order of the params' classes.
+
+        Raises UserError where the manifest has none.
+        """
+        columns = [f"share_{name}" for name in self.classes]
+        if missing := [c for c in columns if c not in self.table]:
+            raise UserError(
+                f"the manifest has no column {missing[0]!r}: training.target: soft must be in the params file"
+            )
+        return self.table.set_index("utterance").loc[list(utterances), columns].to_numpy(np.float32)
+
     def complete(self, utterance: str, streams: Iterable[str]) -> bool:
         """Whether an utterance has all of these streams."""
         return all(utterance in self.stores[stream].lengths for stream in streams)
@@ -126,7 +138,7 @@ def prepare(params: Params) -> Data:
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
         read_from = sources(params)
-        table, left_out = read_manifest(params.corpus, root, params.folds, used=media_of(params))
+        table, left_out = read_manifest(params.corpus, root, params.folds, used=media_of(params), shares=params.soft)
         stores, lacks = {}, lacking(params, table)
         without = without_files(params, table, lacks)
         for stream, why in without.items():

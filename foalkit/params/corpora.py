@@ -37,6 +37,7 @@ class Recordings(Strict):
 
     printed: ClassVar[tuple[str, int] | None] = None  # the corpus in params/published.yaml, and its classes there
     has_split: ClassVar[bool] = False  # whether the corpus says which utterances train and which are tested
+    has_votes: ClassVar[bool] = False  # whether it has the labels of several raters
     root: str = Field("", description="its folder; $NAME is of the environment; a generated corpus needs none")
     labels: dict[Line, Line] = Field(description="the corpus's label → class; utterances of other labels are left out")
     classes: list[Line] = Field(min_length=2, max_length=100, description="the emotions, in the order of the logits")
@@ -171,6 +172,11 @@ class Table(Described):
     def has_split(self) -> bool:
         """Whether it says which utterances train and which are tested."""
         return bool(self.tables or self.columns.split)
+
+    @property
+    def has_votes(self) -> bool:
+        """Whether it has the labels of several raters."""
+        return bool(self.votes or self.columns.raters)
 
 
 class Names(Described):

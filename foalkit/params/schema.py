@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from foalkit import ROOT, UserError
 from foalkit.files import digest
@@ -74,6 +74,9 @@ class Training(Strict):
     sampler: Literal["balanced", "shuffle"] = Field(
         "balanced", description="drawn by class, or each clip once (ledger 11)"
     )
+    target: Literal["majority", "soft"] = Field(
+        "majority", description="what the cross-entropy is taught: the label; soft: the shares of the raters' votes"
+    )
     positive_pass: Literal["shared", "separate"] = Field(
         "shared", description="fuse own pairs once, or once more for MEM (ledger 10)"
     )
@@ -85,6 +88,10 @@ class Training(Strict):
         "here", description="everywhere: CPU runs give the same bytes on every x86-64 processor with AVX2, more slowly"
     )
     job: Literal["fold", "folds"] = Field("fold", description="what one job of the grid trains of a variant")
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler):
+        return {name: v for name, v in handler(self).items() if (name, v) != ("target", "majority")}  # digests stay
 
 
 class Params(Strict):
@@ -162,6 +169,11 @@ class Params(Strict):
                     raise ValueError(f"ablation.{protocol}: {why}")
         if self.folds.by == "split" and not self.corpus.has_split:
             raise ValueError("folds.by: the corpus says no split; name its column, corpus.columns.split")
+        if self.soft and not self.corpus.has_votes:
+            raise ValueError(
+                "training.target: soft needs the labels of several raters, and this corpus gives one an utterance: "
+                "name their columns (corpus.columns.raters), or the sign between them in a cell (corpus.votes)"
+            )
         for name in self.robustness.rows:
             if name not in self.variants:
                 raise ValueError(f"robustness.rows: {unknown('variant', name, self.variants)}")
@@ -203,7 +215,19 @@ class Params(Strict):
     def data_digest(self) -> str:
         """A digest of everything that shapes manifest and features."""
         shaped = [self._corpus, self.model_dump(include={"clip", "features"}, exclude={"features": _FACT})]
-        return digest([*shaped, self.folds.asked] if self.folds.count or self.by_fold else shaped)
+        shaped += [self.folds.asked] if self.folds.count or self.by_fold else []
+        return digest([*shaped, "shares of votes"] if self.soft else shaped)
+
+    @property
+    def soft(self) -> bool:
+        """Whether the file or one of its rows trains on the shares of the raters' votes: the manifest then has them."""
+        asked = [self.training.target]
+        for variant in self.variants.values():
+            own: dict = {}
+            for key, value in variant.set.items():
+                put(own, key, value, where="a variant")
+            asked.append(at(own, "training.target"))
+        return "soft" in asked
 
     @property
     def _corpus(self) -> dict:

@@ -67,6 +67,9 @@ def _body(recognizer, name: str, licence: str) -> str:
     clip = "whole utterances" if p.clip.part == "all" else f"the {p.clip.part} {p.clip.seconds:g} s of an utterance"
     folds = f"folds {', '.join(map(str, scores['folds']))} of {len(p.fold_numbers(scores['protocol']))}"
     seen, doubts = trained_on(p), may_have_seen(p)
+    taught = ""
+    if p.training.target == "soft" and p.variants[recognizer.variant].network != "late-product":
+        taught = " The cross-entropy was taught the shares of the raters' votes; the scores are of the label of most."
     streams = [f"| {s} | {p.features[s].encoder} | {in_words(seen.get(s))} |" for s in recognizer.streams]
     rows = [f"| {key.upper()} | {scores[key]['value']:.1%} | {_interval(scores, key)} |" for key in ("ua", "wa")]
     return "\n".join(
@@ -84,7 +87,7 @@ def _body(recognizer, name: str, licence: str) -> str:
             "",
             "## Data",
             "",
-            f"Trained on {_data(recognizer)}: {people}. Labels: {_labels(p.corpus.labels)}. It reads {clip}.",
+            f"Trained on {_data(recognizer)}: {people}. Labels: {_labels(p.corpus.labels)}.{taught} It reads {clip}.",
             "",
             "| stream | encoder | its network was trained on |",
             "|---|---|---|",

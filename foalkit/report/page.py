@@ -106,6 +106,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         random_split=(rows["protocol"] == "random-split").any(),
         random_parts=(params.folder / "random-split.csv").exists(),
         never={p: names for p in params.ablation if params.ablation[p] and (names := params.never_tested(p))},
+        soft=[r.row["label"] for r in results if r.runs[0].get("target") == "soft"],
         seeds=len(params.seeds),
         speakers=max(r.pooled["speaker"].nunique() for r in results),
         coverage=scoring.COVERAGE,

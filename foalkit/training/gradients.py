@@ -15,7 +15,12 @@ from foalkit.training.processes import Processes
 
 
 def loss_terms(
-    core: nn.Module, entered: Entered, labels: Tensor, params: Params, generator: torch.Generator | None = None
+    core: nn.Module,
+    entered: Entered,
+    labels: Tensor,
+    params: Params,
+    generator: torch.Generator | None = None,
+    targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The loss terms of one batch by name: `ce`, `avel` and `mem` where weighted, and their weighted `total`.
 
@@ -23,10 +28,12 @@ def loss_terms(
     similarity, without gradient (section 4). A batch that `training.local_batch` divides among processes has the
     same terms with fewer gradients, as what the released code gathers carries none (ledger row 5): AVEL's keys, the
     own clip's too, and the frames of MEM's negatives. How many processes there are makes no difference then. Clips
-    that lack a stream have a `ce`, and no part in AVEL's pairs and MEM's.
+    that lack a stream have a `ce`, and no part in AVEL's pairs and MEM's. With `targets` `(B, classes)`, shares of
+    votes, `ce` is of them; AVEL and MEM ask which clips are of one emotion, so theirs are the labels' all the same.
     """
+    taught = labels if targets is None else targets
     if not isinstance(core, FoalNet):
-        ce = F.cross_entropy(classify(core, entered), labels)
+        ce = F.cross_entropy(classify(core, entered), taught)
         return {"ce": ce, "total": ce}
     weights, training = params.loss, params.training
     gathered = training.local_batch is not None and training.local_batch < training.batch
@@ -55,7 +62,7 @@ def loss_terms(
     fused = core.fuse_with(*batch, videos, audios)
     if weights.mem and gathered:
         fused += core.fuse_with(*batch, chosen.video[None], chosen.audio[None], detach_context=True)
-    terms = {"ce": F.cross_entropy(core.classify(fused[0]), labels)}
+    terms = {"ce": F.cross_entropy(core.classify(fused[0]), taught)}
     if weights.avel:
         terms["avel"] = align.loss
     if weights.mem:
@@ -78,9 +85,14 @@ def both_present(entered: Entered) -> Tensor | None:
 
 
 def add_gradients(
-    net: Net, streams: Streams, labels: Tensor, params: Params, processes: Processes | None = None
+    net: Net,
+    streams: Streams,
+    labels: Tensor,
+    params: Params,
+    processes: Processes | None = None,
+    targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Add the gradients of one batch's loss to the parameters'; returns `loss_terms`.
+    """Add the gradients of one batch's loss to the parameters'; returns `loss_terms`, of `targets` where given.
 
     With `training.micro_batch` that many clips at a time pass the input layers, and several processes share them
     out; AVEL's similarities and MEM's negatives are still those of the whole batch. The batch is entered once
@@ -91,7 +103,7 @@ def add_gradients(
     at_once = params.training.micro_batch or len(labels)
     if processes is None and at_once >= len(labels):
         with wide:
-            terms = loss_terms(net.core, net.enter(streams), labels, params)
+            terms = loss_terms(net.core, net.enter(streams), labels, params, targets=targets)
         terms["total"].backward()
         return terms
 
@@ -110,7 +122,7 @@ def add_gradients(
         whole = [tuple(processes.gather(v, len(labels)) for v in stream) for stream in whole]
     leaves = [(x.detach().requires_grad_(), mask) for x, mask in whole]
     with wide:
-        terms = loss_terms(net.core, leaves, labels, params)
+        terms = loss_terms(net.core, leaves, labels, params, targets=targets)
     terms["total"].backward()
     now = _random_state()
     for (rows, part), drawn in zip(parts, draws, strict=True):

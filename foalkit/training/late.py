@@ -2,7 +2,8 @@
 
 The baseline without a fusion to be learned. It has no epochs: what is chosen is C, the inverse strength of its
 regularisation. An epoch of its record is a value of C, from strong to weak, so C is chosen by the rules, and on the
-sides, that choose the others' epochs. scikit-learn fits it in double precision, without draws: all seeds give the same.
+sides, that choose the others' epochs. It knows labels only: with `training.target: soft` too it is fitted to the
+majority's. scikit-learn fits it in double precision, without draws: all seeds give the same.
 Its bytes are the same again on one machine; `training.reproducible: everywhere` does not reach them.
 """
 

@@ -100,6 +100,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
     steps = t.epochs * -(-len(sides.train) // t.batch)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
     labels = torch.tensor(data.labels(sides.train))
+    shares = torch.tensor(data.shares(sides.train)) if t.target == "soft" else None
     held_out = {side: looked_up(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
     reached = _reach(net, data, sides.train, labels, p, streams, on)
     kept, history, best, weights, resumed = [], [], None, {}, []
@@ -117,7 +118,8 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         for step, rows in enumerate(_epoch_order(labels, t.sampler, rng).split(t.batch), 1):
             optimiser.zero_grad(set_to_none=True)
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
-            terms = add_gradients(net, batch, labels[rows].to(on), p, processes)
+            targets = None if shares is None else shares[rows].to(on)
+            terms = add_gradients(net, batch, labels[rows].to(on), p, processes, targets)
             if "avel" in terms:
                 whole = torch.stack([mask.any(1) for _, mask in batch.values()]).all(0).cpu()
                 terms |= _levels(net.core, labels[rows][whole], p)

@@ -25,7 +25,8 @@ def save(
     params: Params, variant: str, fold: int, seed: int, protocol: str, data: Data, sides: Split, result: Result
 ) -> Path:
     """Write the run's predictions, weights and, last, its record.json; returns the record's path."""
-    streams = params.variants[variant].streams
+    streams, p = params.variants[variant].streams, params.for_variant(variant)
+    taught = "majority" if p.variants[variant].network == "late-product" else "soft"
     history = result.history.astype(float).round(6).to_dict("records")
     record = {
         "run": f"{params.name}/{protocol}/{variant}/fold{fold}-seed{seed}",
@@ -39,12 +40,13 @@ def save(
         "scores": result.scores,
         "classes": data.classes,
         "labels": params.corpus.labels,
+        **({"target": taught} if p.training.target == "soft" else {}),  # else there are labels alone
         "sizes": {"train": len(sides.train), "validation": len(sides.validation), "test": len(sides.test)},
         "groups": sides.groups,
         **lacking(data, sides, streams),
         "split_digest": sides.digest,
         "params_digest": params.digest(variant),
-        "params": params.for_variant(variant).model_dump(mode="json", exclude={"variants"}),
+        "params": p.model_dump(mode="json", exclude={"variants"}),
         "streams": streams,
         "starts_from": {
             v: records.read_record(records.run_folder(params, protocol, v, fold, seed) / "record.json")[
@@ -61,7 +63,7 @@ def save(
         "reach": result.reach,
         "parameters": result.parameters,
         "device": result.device,
-        "precision": devices.precision(params.for_variant(variant).training.precision, result.device),
+        "precision": devices.precision(p.training.precision, result.device),
         "history": history,
         "seconds": round(result.seconds, 2),
         "resumed": result.resumed,

@@ -112,13 +112,15 @@ def test_what_cannot_be_read_is_one_line_and_status_1(corpus, capsys):
 def test_the_docs_params_are_params(tmp_path):
     text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
     blocks = text.split("```yaml\n")[1:]
-    assert len(blocks) == 2
-    for n, block in enumerate(blocks):
-        given = yaml.safe_load(block.split("```")[0])
+    assert len(blocks) == 3
+    table, row, names = (yaml.safe_load(block.split("```")[0]) for block in blocks)
+    votes = table["corpus"] | {"votes": ";"}  # the row trains on their shares
+    for n, given in enumerate([table, names, row | {"corpus": votes, "ablation": {"honest": ["foal-net-soft"]}}]):
         given |= {"base": "ravdess", "about": "x"}
         given["folds"] = {"by": "speaker", "count": 5, "groups": None}
         given["corpus"] = {"labels": {"a": "A", "b": "B"}, "classes": ["A", "B"]} | given["corpus"]
         (tmp_path / f"{n}.yaml").write_text(yaml.safe_dump(given))
         from foalkit import params
 
-        assert params.load(tmp_path / f"{n}.yaml").corpus.root == "$MY_DATA"
+        loaded = params.load(tmp_path / f"{n}.yaml")
+        assert loaded.corpus.root == "$MY_DATA" and loaded.soft == (n == 2)

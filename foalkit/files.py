@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 
 WHAT_TO_DO = {  # about what the system refuses
@@ -210,3 +211,14 @@ def write_parquet(file: Path, table: "pd.DataFrame") -> None:
     """Write a table as Parquet, whole or not at all; same table, same bytes."""
     with whole(file) as part:
         table.to_parquet(part, index=False, compression="zstd")
+
+
+def write_tensors(file: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    with whole(file) as part:
+        part.touch()
+        mode = stat.S_IMODE(part.stat().st_mode)
+        save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, part, metadata)
+        part.chmod(mode)  # safetensors lets nobody but its owner read what it writes

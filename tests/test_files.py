@@ -83,3 +83,14 @@ def test_what_the_dead_were_writing_goes_and_what_the_living_write_stays(tmp_pat
         process.communicate("")
     assert (tmp_path / "deep" / "living").read_text() == "half"
     assert sorted(parts(tmp_path)) == [".hidden.part", ".x.another-machine-1-2.part"]
+
+
+def test_tensors_are_for_whoever_may_read_the_files_beside_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "a.json", {})
+        files.write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2).expand(3, 2).T})
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.json", "a.safetensors")]
+    assert modes == [0o640, 0o640]

@@ -57,8 +57,10 @@ def model_card(recognizer) -> ModelCard:
 
 
 def _data(recognizer) -> str:
-    reader = recognizer.params.corpus.reader
-    return f"generated puppets in {reader}'s layout" if recognizer.generated else reader
+    corpus = recognizer.params.corpus
+    if recognizer.generated:
+        return f"generated puppets in {corpus.reader}'s layout"
+    return corpus.printed[0] if corpus.printed else f"the corpus of {recognizer.params.name}"
 
 
 def _body(recognizer, name: str, licence: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from foalkit import UserError, __version__
 from foalkit.features.familiar import Familiar
-from foalkit.files import read_mapping, whole, write_json
+from foalkit.files import read_mapping, write_json, write_tensors
 from foalkit.params.load import expand
 from foalkit.recognizer import runs
 
@@ -18,14 +18,12 @@ PLACES = ("model", "pretrained", "folder")  # the keys of an encoder that may na
 def write(recognizer, folder: Path) -> None:
     """Write the weights of all runs, then config.json; networks with local weights are copied beside them."""
     import torch
-    from safetensors.torch import save_file
 
     settings = _settings(recognizer, folder)
-    tensors = {f"runs.{i}.{n}": w.contiguous() for i, m in enumerate(recognizer.members) for n, w in m.weights.items()}
+    tensors = {f"runs.{i}.{n}": w for i, m in enumerate(recognizer.members) for n, w in m.weights.items()}
     for stream, known in recognizer.known.items():
         tensors |= {f"known.{stream}.{n}": torch.tensor(getattr(known, n)) for n in ("mean", "deviation")}
-    with whole(folder / WEIGHTS) as part:
-        save_file(tensors, part, metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     row = recognizer.params.variants[recognizer.variant]
     config = {
         "library": "foalkit",

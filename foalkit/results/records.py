@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from foalkit import ROOT, UserError, __version__, arithmetic
-from foalkit.files import file_digest, read_mapping, refusal, whole, write_json, write_parquet
+from foalkit.files import file_digest, read_mapping, refusal, write_json, write_parquet, write_tensors
 from foalkit.params import Params
 
 SCHEMA = 1
@@ -100,8 +100,6 @@ def write_run(
     variants) one per test utterance and hidden stream; a run without a whole record does not exist for anything
     that reads runs.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "record.json"
     file.unlink(missing_ok=True)  # the old run ends where the new one begins
@@ -109,8 +107,7 @@ def write_run(
     write_parquet(folder / "predictions.parquet", predictions)
     if absent is not None and len(absent):
         write_parquet(folder / "absent.parquet", absent)
-    with whole(folder / "weights.safetensors") as part:
-        save_file({name: w.contiguous() for name, w in weights.items()}, part)
+    write_tensors(folder / "weights.safetensors", weights)
     digests = {
         f"{part.stem}_digest": file_digest(part)
         for name in ("predictions.parquet", "absent.parquet", "weights.safetensors")

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from foalkit.files import file_digest, read_mapping, whole, write_json, write_parquet
+from foalkit.files import file_digest, read_mapping, write_json, write_parquet, write_tensors
 from foalkit.training.processes import Processes
 
 EVERY = 10.0  # seconds between two keepings at least: to train shorter epochs again costs less than to write each
@@ -32,8 +32,7 @@ def keep(
     """
     here = folder / f"epoch{facts['epoch']}"
     here.mkdir(parents=True, exist_ok=True)
-    with whole(here / f"random{processes.rank if processes else 0}.safetensors") as part:
-        save_file(_random(rows), part)
+    write_tensors(here / f"random{processes.rank if processes else 0}.safetensors", _random(rows))
     if processes:  # each has draws of its own; who waits here knows that all have written theirs
         processes.reduce(torch.zeros(1, device=processes.device))
     if processes and processes.rank:
@@ -41,8 +40,7 @@ def keep(
     moments = {f"{i}.{name}": x for i, state in optimiser.state_dict()["state"].items() for name, x in state.items()}
     groups = {"net": net.state_dict(), "best": best, "optimiser": moments}
     tensors = {f"{group}.{name}": x for group, named in groups.items() for name, x in named.items()}
-    with whole(here / PARTS[0]) as part:
-        save_file({name: x.detach().cpu().clone().contiguous() for name, x in tensors.items()}, part)
+    write_tensors(here / PARTS[0], {name: x.detach().cpu().clone() for name, x in tensors.items()})
     write_parquet(here / PARTS[1], pd.concat(predictions, ignore_index=True))
     write_json(here / "state.json", facts | {"digests": {part.name: file_digest(part) for part in here.iterdir()}})
     for older in folder.iterdir():

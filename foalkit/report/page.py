@@ -319,7 +319,7 @@ def _headline(params: Params, results: list[VariantResult], rows: pd.DataFrame, 
             note = "what speakers on both sides of the split add; a demonstration, no result"
             card(f"{value} points", "random-split − honest", f"{ends}: {note}" if ends else note)
         single = honest[honest["modality"] != "A+V"]
-        if len(single):
+        if len(single) and h["modality"] == "A+V":
             more = 100 * (h["ua_pooled"] - single["ua_pooled"].max())
             card(f"{more:+.1f} points", "over the better single modality", f"{single['ua_pooled'].idxmax()}, honest")
     if info["ceilings"]:

@@ -45,7 +45,8 @@ def statistics(features: np.ndarray) -> np.ndarray:
 
 
 def familiar(store: FeatureStore, table: pd.DataFrame) -> Familiar:
-    """The statistics of a stream's utterances in a manifest, and the limit found speaker by speaker."""
+    """The statistics of a stream's utterances in a manifest that have it, and the limit found speaker by speaker."""
+    table = table[table["utterance"].isin(store.lengths)]
     x = np.stack([statistics(store[u]) for u in table["utterance"]])
     speakers, distances = table["speaker"].to_numpy(), np.zeros(len(x))
     for speaker in np.unique(speakers):

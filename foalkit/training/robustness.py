@@ -96,13 +96,14 @@ def _answers(params: Params, data: Data, run: dict, net: Net, utterances: list[s
         damaged = [s for s in streams if s in made and params.kinds[s] == condition.of]
         if not damaged:
             continue
-        here = {u: [made[s][u][condition] for s in damaged] for u in utterances}
-        reasons = {u: why for u, found in here.items() for why in found if isinstance(why, Reason)}
+        # of a stream that a take lacks there is nothing to damage
+        here = {u: {s: made[s][u][condition] for s in damaged if u in data.stores[s].lengths} for u in utterances}
+        reasons = {u: why for u, found in here.items() for why in found.values() if isinstance(why, Reason)}
         left_out |= {f"{condition.name}: {u}": why for u, why in reasons.items()}
-        there = [u for u in utterances if u not in reasons]
+        there = [u for u, found in here.items() if found and u not in reasons]
         if there:
             stores = {
-                s: InMemory({u: made[s][u][condition] for u in there}, data.stores[s].width, data.stores[s].dtype)
+                s: InMemory({u: here[u][s] for u in there if s in here[u]}, data.stores[s].width, data.stores[s].dtype)
                 for s in damaged
             }
             logits = predict(net, {**data.stores, **stores}, streams, there, p)

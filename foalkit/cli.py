@@ -50,7 +50,12 @@ def main(words: list[str] | None = None) -> int:
     predict = verb(
         "predict", _predict, "say what trained runs answer to media files, or to all in a folder", params=False
     )
-    predict.add_argument("files", nargs="+", metavar="FILE", help="a media file, or a folder of them")
+    predict.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="a media file, or a folder of them (./-name for one that begins with a dash)",
+    )
     predict.add_argument(
         "--run", required=True, help="a variant's folder of runs, one run's, a saved model, a hub name"
     )
@@ -199,6 +204,8 @@ def _predict(given) -> int:
     recognizer, refused = Recognizer.load(given.run), 0
     for file in given.files:
         try:
+            if not file:
+                raise UserError("an empty name stands for a file: is a variable of the shell not set? (. is here)")
             if Path(file).is_dir():
                 table = recognizer.folder(file)
                 rows = json.loads(table.to_json(orient="records"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from foalkit import UserError
 from foalkit.features import media
+from foalkit.features.container import remarks
 from foalkit.features.reader import Reader
 from foalkit.features.times import used_part
 from foalkit.params import Params
@@ -27,7 +28,7 @@ def clip_row(
     face: media.Box | None = None,
     sound: Path | None = None,
 ) -> dict:
-    """A manifest's row for a part of a media file, [start, end) seconds, and what the file lacks under `without`.
+    """A manifest's row for a part of a media file, [start, end) seconds, with what it lacks (`without`) and `remarks`.
 
     `crop` and `face` are where speaker and face are in the picture (none: all of it; to be found). `sound` is another
     file with the sound of this part alone, as a corpus has it. Raises UserError for a file that holds no media, and for
@@ -56,6 +57,7 @@ def clip_row(
         "crop": crop,
         "face": face,
         "without": without,
+        "remarks": remarks(file, sound is None),
         "length": length,
     }
 
@@ -150,17 +152,20 @@ def silence(level: np.ndarray) -> float:
     return float((level < QUIET * level.max()).mean())
 
 
-def faces_found(row: dict, start: float, end: float) -> float:
-    """In which share of 8 pictures, spread evenly over [start, end) seconds of the row's file, a face is found."""
+def faces_found(row: dict, start: float, end: float) -> float | None:
+    """In which share of 8 pictures, spread evenly over [start, end) seconds of the row's file, a face is found.
+
+    None where no picture can be read.
+    """
     from foalkit.features import faces
 
     step = (end - start) / LOOKS
     found = []
     for n in range(LOOKS):
-        at = start + (n + 0.5) * step
+        at = start + n * step  # the first of them is there however short it is
         try:
             picture = next(media.iter_frames(Path(row["video"]), at, math.inf, crop=row["crop"]))
         except (media.MediaError, StopIteration):  # behind the last picture
             continue
         found.append(faces.detect(picture) is not None)
-    return sum(found) / max(1, len(found))
+    return sum(found) / len(found) if found else None

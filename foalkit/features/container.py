@@ -1,5 +1,7 @@
 """A media file that is open: its picture, its sound, and the one clock that their time stamps are on (PyAV)."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -15,6 +17,9 @@ from foalkit.files import unusable
 
 SOUND_RATES = 1_000, 768_000  # Hz: what a recorder may write; a header that says another rate is damaged
 PICTURE_RATES = Fraction(1, 10), 240  # per second: beyond, the header counts ticks of its clock and not pictures
+PIXEL_SHAPES = Fraction(1, 4), 4  # width to height: what cameras and discs have; a header that says more is damaged
+APART = Fraction(1, 4)  # seconds that picture and sound may begin or end apart unnoted
+PROGRESSIVE, HDR = 1, {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of field orders and of transfer characteristics
 ESTIMATED = {"mp3", "aac", "amr", "ac3", "eac3", "mpeg"}  # no header says how long they are: FFmpeg guesses by the size
 
 
@@ -32,7 +37,8 @@ class Recording:
     def __init__(self, file: Path, container):
         self.file, self.container = file, container
         film = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-        self.picture, self.sound = _default(film), _default(container.streams.audio)
+        self.tracks = {"picture": film, "sound": list(container.streams.audio)}
+        self.picture, self.sound = map(_default, self.tracks.values())
         starts = [_start(s) for s in (self.picture, self.sound) if s is not None]
         self.origin = min(starts, default=Fraction(0))
 
@@ -44,6 +50,14 @@ class Recording:
         if stream.codec_context is None:
             raise MediaError(f"{self.file.name}: its {name} is of a format that FFmpeg cannot decode")
         return stream
+
+    def of_several(self, kind: str) -> str | None:
+        """Which of several tracks of a kind, `picture` or `sound`, is taken; None where there is but one."""
+        tracks, taken = self.tracks[kind], getattr(self, kind)
+        if len(tracks) < 2:
+            return None
+        why = "its default" if taken.disposition & Disposition.default else "as none is marked as its default"
+        return f"of its {len(tracks)} {kind} tracks number {tracks.index(taken) + 1} is taken, {why}"
 
     def start(self, stream) -> Fraction:
         """When the stream begins, in seconds."""
@@ -65,7 +79,8 @@ class Recording:
 
     def decode(self, stream) -> Iterator:
         """The frames of a stream from where the file is."""
-        stream.thread_type = "NONE"  # one thread: the callers run in parallel, and results stay the same
+        if not stream.codec_context.is_open:
+            stream.thread_type = "NONE"  # one thread: the callers run in parallel, and results stay the same
         yield from self.container.decode(stream)
 
     @cached_property
@@ -73,11 +88,20 @@ class Recording:
         """Pictures per second: the rate of a stream of one rate, the average of one whose rate varies."""
         average, common = self.picture.average_rate, self.picture.base_rate
         if not average or not PICTURE_RATES[0] <= average <= PICTURE_RATES[1]:
-            times = sorted(time for time, _ in self.packets(self.picture))
-            average = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 25
+            first, last, count = math.inf, -math.inf, 0
+            for time, _ in self.packets(self.picture):
+                first, last, count = min(first, time), max(last, time), count + 1
+            average = (count - 1) / (last - first) if last > first else 25
             average = Fraction(min(max(average, PICTURE_RATES[0]), PICTURE_RATES[1])).limit_denominator(1001)
         # the average is of times as they are rounded in the file
         return Fraction(common if common and abs(average / common - 1) < 0.01 else average)
+
+    @property
+    def pixel_shape(self) -> Fraction:
+        """The width to the height at which a stored pixel is to be shown; 1 where nothing likely is said."""
+        shape = self.picture.sample_aspect_ratio or 1
+        likely = PIXEL_SHAPES[0] <= shape <= PIXEL_SHAPES[1] and abs(shape - 1) > 0.01
+        return Fraction(shape if likely else 1)
 
     def sound_rate(self) -> int:
         """Samples per second; raises MediaError for a rate that no recorder writes."""
@@ -86,12 +110,44 @@ class Recording:
             raise MediaError(f"{self.file.name}: says that its sound has {rate or 'no'} samples per second")
         return rate
 
-    def packets(self, stream) -> list[tuple[Fraction, Fraction]]:
+    def packets(self, stream) -> Iterator[tuple[Fraction, Fraction]]:
         """When each packet of a stream begins and how long it lasts, in seconds; the whole file is read."""
         with _open(self.file) as container:  # anew: this one keeps its place
             again = container.streams[stream.index]
-            found = [(p.pts, p.duration or 0) for p in container.demux(again) if p.pts is not None]
-            return [(pts * again.time_base - self.origin, lasts * again.time_base) for pts, lasts in found]
+            for p in container.demux(again):
+                if p.pts is not None:
+                    yield p.pts * again.time_base - self.origin, (p.duration or 0) * again.time_base
+
+
+def remarks(file: Path, sound: bool = True) -> list[str]:
+    """What must be known of how a file's picture, and its `sound`, are read, by the header.
+
+    Raises MediaError for a file that cannot be opened.
+    """
+    with opened(file) as recording:
+        picture, sound = recording.picture, recording.sound if sound else None
+        said = [recording.of_several(kind) for kind, there in (("picture", picture), ("sound", sound)) if there]
+        ends = {"picture": picture and recording.end(picture), "sound": sound and recording.end(sound)}
+        if picture:
+            said += _of_the_picture(recording)
+        for one, other in (("picture", "sound"), ("sound", "picture")) if picture and sound else ():
+            if (begins := recording.start(getattr(recording, one))) > APART:
+                said.append(f"its {one} begins at {float(begins):.2f} s")
+            if all(ends.values()) and ends[other] - ends[one] > APART:
+                lost = ", whose rest is not used" * (one == "picture")
+                first, last = float(ends[one]), float(ends[other])
+                said.append(f"its {one} ends at {first:.2f} s, its {other} at {last:.2f} s{lost}")
+        return [text for text in said if text]
+
+
+def _of_the_picture(recording: Recording) -> Iterator[str]:
+    codec = recording.picture.codec_context
+    if codec is not None and codec.field_order > PROGRESSIVE:
+        yield "its pictures are interlaced and read as they are: what moves has combed edges"
+    if codec is not None and (name := HDR.get(codec.color_trc)):
+        yield f"its colours are HDR ({name}) and read as they are: paler than they are shown"
+    if len(list(itertools.islice(recording.packets(recording.picture), 2))) < 2:
+        yield "its picture is a single one: nothing moves in it"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from foalkit import devices
 from foalkit.features import corruptions, media
-from foalkit.features.reader import Reader
+from foalkit.features.reader import Reader, _ints
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.files import digest, file_digest
 from foalkit.params import Params
@@ -89,7 +89,8 @@ class CorruptedReader(Reader):
                 raise media.MediaError(f"{row['utterance']}: no face found to cover")
             faces = faces[:: self._every]
             faces = faces[self._pick(len(faces))] if self._pick else faces
-            shown = (0, 0, *self._shown(row)[2:])  # boxes are within the crop
+            height, width = self._first(row, crop=_ints(row["crop"])).shape[:2]
+            shown = 0, 0, width, height  # boxes are within the crop
         x, y, width, height = shown
         return (faces - [x, y, 0, 0]) * [size / width, size / height, size / width, size / height]
 
@@ -104,8 +105,11 @@ class CorruptedReader(Reader):
         if box is not None:
             box = tuple(map(int, box))
             return media.square(box) if self.spec.region == "face" else box
-        height, width = next(media.iter_frames(self.root / row["video"], *self._range(row))).shape[:2]
+        height, width = self._first(row, as_stored=True).shape[:2]  # as given boxes are
         return 0, 0, width, height
+
+    def _first(self, row: dict, **how) -> np.ndarray:
+        return next(media.iter_frames(self.root / row["video"], *self._range(row), **how))
 
 
 def threads(readers: Iterable[Reader]) -> ThreadPoolExecutor:

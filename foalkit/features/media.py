@@ -12,11 +12,12 @@ import numpy as np
 from foalkit.features.container import MediaError, Recording, opened
 
 SAMPLE_RATE = 16_000
-DECODER = f"pyav-{av.__version__}, media 3"  # raise the number when a change here changes what is read
+DECODER = f"pyav-{av.__version__}, media 4"  # raise the number when a change here changes what is read
 ROUNDING = Fraction(1, 20_000)  # label times have four decimals: at most 50 µs from the time that was meant
 GAP = Fraction(1, 10)  # seconds: sound that pauses for longer by its time stamps is silent meanwhile
 LONGEST_GAP = 60  # seconds
 LONGEST_STILL = 2  # seconds that one picture may be shown, or three times its usual time: then some are missing
+EARLIER = 0, 2, 12  # seconds: a broadcast's file has no index, and a look for a place ends behind it
 LOUDEST = 4.0  # times full scale: some lossy and float files overshoot it; those beyond hold other numbers
 Box = tuple[int, int, int, int]
 
@@ -73,23 +74,26 @@ def iter_frames(
     crop: Box | None = None,
     size: int | None = None,
     every: int = 1,
+    as_stored: bool = False,
 ) -> Iterator[np.ndarray]:
     """The frames n with start ≤ n / fps < end, cropped and resized to `size`², one by one as RGB uint8 `(H, W, 3)`.
 
-    `every` keeps each n-th of them, beginning with the first.
+    `every` keeps each n-th of them, beginning with the first. Without a `size`, pictures whose pixels are not square
+    are brought to square ones, in which a face has its own proportions; with `as_stored` they stay as they are.
 
     Frame n is the one shown at n / fps by the file's own clock; a bound that is a frame's time rounded to
     four decimals, as label times are, means that frame. Where the rate varies, fps is its average: a picture that is
     shown for longer is given again, one that is shown for too short a time is left out. A picture that begins after the
     sound has no frames before. Pictures are upright, whichever way the camera was held, and `crop` is of the upright
-    one. Raises MediaError for a missing stream, an empty range, a truncated or damaged file or a crop outside the
-    picture.
+    one, in pixels as they are stored. Raises MediaError for a missing stream, an empty range, a truncated or damaged
+    file or a crop outside the picture.
     """
     _check_range(file, start, end)
     with opened(file) as recording:
         rate = _rate(recording)
         first, last = _frame_range(start, end, rate)
-        prepare, seen, shown = _Prepare(file, crop, size), 0, None
+        shape = Fraction(1) if as_stored or size else recording.pixel_shape
+        prepare, seen, shown = _Prepare(file, crop, size, shape), 0, None
         for number, frame in _shown(recording, first, last):
             if seen % every == 0:
                 if frame is not shown:
@@ -126,10 +130,18 @@ def sound_seconds(file: Path) -> float | None:
         return None if end is None else float(end - recording.start(stream))
 
 
+def sound_track(file: Path) -> tuple[int, str | None]:
+    """How many samples per second a file's sound has, and which of several tracks it is, None where there is but one.
+
+    Raises MediaError where it has none or cannot be opened.
+    """
+    with opened(file) as recording:
+        return recording.sound_rate(), recording.of_several("sound")
+
+
 def sample_rate(file: Path) -> int:
     """How many samples per second a file's sound has; raises MediaError where it has none or cannot be opened."""
-    with opened(file) as recording:
-        return recording.sound_rate()
+    return sound_track(file)[0]
 
 
 def first_frame(file: Path, start: float = 0.0) -> tuple[int, Fraction]:
@@ -220,7 +232,7 @@ def _shown(recording: Recording, first: int, last: float) -> Iterator[tuple[int,
     """The numbers n of [first, last) that have a picture, each with the one that is shown at n / fps."""
     rate, name = recording.picture_rate, recording.file.name
     still = max(LONGEST_STILL * rate, 3)
-    shown, since, lasts = None, 0, 1
+    shown, since, lasts = None, -1, 1
     for frame in _from(recording, first):
         time = recording.time(frame)
         number = since + 1 if time is None else round(time * rate)
@@ -244,19 +256,23 @@ def _shown(recording: Recording, first: int, last: float) -> Iterator[tuple[int,
 def _from(recording: Recording, first: int) -> Iterator[av.VideoFrame]:
     """The frames from the one that is shown at first / fps on, or from an earlier one."""
     stream, rate = recording.picture, recording.picture_rate
-    if first > round(recording.start(stream) * rate):
+    # a program stream (.mpg, .vob) says few times: those that are guessed behind a place that was looked for are wrong
+    if first > round(recording.start(stream) * rate) and recording.container.format.name != "mpeg":
         # land on a keyframe at or before the first frame, then decode forward
-        moment = (first - 1) / rate + recording.origin
-        try:
-            recording.container.seek(int(moment / stream.time_base), stream=stream)
-            frames = recording.decode(stream)
-            frame = next(frames, None)
-            if frame is not None and (recording.time(frame) or 0) * rate <= first:
-                yield frame
-                yield from frames
-                return
-        except av.FFmpegError:  # a file in which no place can be looked for
-            pass
+        for earlier in EARLIER:
+            moment = (first - 1) / rate - earlier + recording.origin
+            try:
+                recording.container.seek(int(moment / stream.time_base), stream=stream)
+                frames = recording.decode(stream)
+                # a broadcast's begin in the middle of what was predicted from a keyframe before them
+                frame = next((f for f in frames if f.key_frame or (recording.time(f) or 0) * rate > first), None)
+                time = None if frame is None else recording.time(frame)
+                if time is not None and time * rate <= first:
+                    yield frame
+                    yield from frames
+                    return
+            except av.FFmpegError:  # a file in which no place can be looked for
+                break
         with opened(recording.file) as again:  # from its beginning
             yield from again.decode(again.picture)
         return
@@ -264,10 +280,10 @@ def _from(recording: Recording, first: int) -> Iterator[av.VideoFrame]:
 
 
 class _Prepare:
-    """From a decoded frame to an upright RGB picture `(H, W, 3)`, cropped and resized."""
+    """From a decoded frame to an upright RGB picture `(H, W, 3)`, cropped, and resized or with square pixels."""
 
-    def __init__(self, file: Path, crop: Box | None, size: int | None):
-        self.file, self.crop, self.size = file, crop, size
+    def __init__(self, file: Path, crop: Box | None, size: int | None, shape: Fraction):
+        self.file, self.crop, self.size, self.shape = file, crop, size, shape
         self.form, self.upright = None, None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
@@ -299,8 +315,12 @@ class _Prepare:
             if x < 0 or y < 0 or x + w > width or y + h > height:
                 raise MediaError(f"{self.file.name}: crop {self.crop} is outside its {width}×{height} picture")
             nodes.append(graph.add("crop", f"w={w}:h={h}:x={x}:y={y}:exact=1"))
-        if self.size is not None:
-            nodes.append(graph.add("scale", f"{self.size}:{self.size}:flags=bicubic+accurate_rnd+bitexact"))
+            width, height = w, h
+        if self.size is not None or self.shape != 1:
+            wide, high = (1, self.shape) if "transpose" in turned else (self.shape, 1)
+            seen = max(1, round(width * wide)), max(1, round(height * high))
+            width, height = (self.size, self.size) if self.size else seen
+            nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic+accurate_rnd+bitexact"))
         nodes += [graph.add("format", "pix_fmts=rgb24"), graph.add("buffersink")]
         for a, b in itertools.pairwise(nodes):
             a.link_to(b)

@@ -79,9 +79,10 @@ class Reader:
             rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
             clip = media.read_audio(file, start, end, rate=rate)
             notes = [getattr(self.encoder, "note", lambda _: None)(clip)]
-            if (own := media.sample_rate(file)) < rate:
+            own, of_several = media.sound_track(file)
+            if own < rate:
                 notes.append(f"recorded at {own} Hz, raised to {rate} Hz: above {own // 2} Hz it holds nothing")
-            notes.append(self._length_note(row, file))
+            notes += [of_several, self._length_note(row, file)]
             if said := "; ".join(filter(None, notes)):
                 self.notes[row["utterance"]] = f"{file.name}: {said}"
         elif self._looks_for_face(row):

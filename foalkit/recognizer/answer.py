@@ -3,6 +3,8 @@
 import html
 from dataclasses import asdict, dataclass
 
+from foalkit import one_line
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -55,11 +57,11 @@ class Answer:
         return said | ({"notes": "; ".join(self.notes)} if self.notes else {})
 
     def __str__(self) -> str:
-        return "\n".join([self.file, *(f"  {name}: {text}" for name, text in self.lines().items())])
+        return "\n".join([one_line(self.file), *(f"  {name}: {text}" for name, text in self.lines().items())])
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f'<tr><th style="text-align: left">{name}</th><td style="text-align: left">{html.escape(text)}</td></tr>'
             for name, text in self.lines().items()
         )
-        return f"<table><caption>{html.escape(self.file)}</caption>{rows}</table>"
+        return f"<table><caption>{html.escape(one_line(self.file))}</caption>{rows}</table>"

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 from huggingface_hub import ModelHubMixin
 
-from foalkit import ROOT, UserError
+from foalkit import ROOT, UserError, one_line
 from foalkit.features import clips
 from foalkit.features.familiar import Familiar
 from foalkit.features.reader import FILE
+from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import InMemory
 from foalkit.features.times import frame_times
+from foalkit.files import entries_below, refusal_to_enter
 from foalkit.params import Params
 from foalkit.progress import progress
 from foalkit.recognizer import runs, saved
@@ -136,8 +138,9 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
         """A row for each window of so many seconds, a hop apart: start, end, label, a column of probability a class.
 
         `<stream> at` is the moment (seconds of the file) of that stream which the other one looks at most (a fused
-        Foal-Net). `note` says what was missing; a window from which nothing can be read has no label. The film is read
-        window by window, however long it is. Raises UserError for a window longer than what the model uses at once.
+        Foal-Net). `note` says what was missing, the first one also what is odd about the whole file; a window from
+        which nothing can be read has no label. The film is read window by window, however long it is. Raises UserError
+        for a window longer than what the model uses at once.
         """
         clip = self.params.clip
         longest = clips.LONGEST if clip.part == "all" else clip.seconds
@@ -159,6 +162,7 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
         table = pd.DataFrame(table)
         if table["label"].isna().all():
             raise UserError(f"{rows[0]['utterance']}: no window can be read; the first: {table['note'].iloc[0]}")
+        table.loc[0, "note"] = "; ".join(filter(None, [table["note"].iloc[0], *rows[0]["remarks"]]))
         return table
 
     def attention(self, file: str | Path, **part) -> pd.DataFrame:
@@ -174,21 +178,24 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
     def folder(self, folder: str | Path) -> pd.DataFrame:
         """A row a file below a folder, by name: label, its probability, all classes', faces, silence, unlike, note.
 
-        A file that cannot be used has no label, and the reason as its note. Hidden files are left out.
+        A file that cannot be used has no label, and the reason as its note. Hidden files and folders are left out.
         """
         folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise UserError(f"{folder}: there is no such folder")
-        files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
+        found = {f: f.relative_to(folder) for f in entries_below(folder)}
+        files = {
+            f: one_line(name.as_posix())
+            for f, name in found.items()
+            if (not f.is_dir() or refusal_to_enter(f)) and not any(part.startswith(".") for part in name.parts)
+        }
         if not files:
             raise UserError(f"{folder}: holds no file")
         table = []
-        for file in progress(files, "files"):
-            row = {"file": file.relative_to(folder).as_posix()}
-            try:
-                said = self(file)
-            except (UserError, OSError) as error:
-                table.append({**row, "note": str(error)})
+        for file, name in progress(files.items(), "files"):
+            row, said = {"file": name}, refusal_to_enter(file) or or_reason(file.name, self, file)
+            if isinstance(said, str):
+                table.append({**row, "note": one_line(said)})
                 continue
             row |= {"label": said.label, "probability": said.probability, **said.probabilities}
             row |= {"faces": said.faces, "silence": said.silence, "seconds": said.seconds, "unlike": said.is_unlike}
@@ -239,10 +246,11 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
             elif column in row["without"]:
                 absent[stream] = row["without"][column]
             else:
-                try:
-                    features[stream] = reader(row)
-                except UserError as error:
-                    absent[stream] = str(error)
+                made = or_reason(row["utterance"], reader, row)
+                if isinstance(made, Reason):
+                    absent[stream] = one_line(made)
+                else:
+                    features[stream] = made
                 if note := reader.notes.pop(row["utterance"], None):
                     notes.append(note)
         return _Read(row, features, absent, notes)
@@ -329,7 +337,8 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
         return {"faces": faces, "silence": silence}
 
     def _notes(self, read: _Read, used: tuple[float, float], unlike: dict, faces: float | None) -> list[str]:
-        notes = [f"answered without {stream}: {why}" for stream, why in read.absent.items()] + read.notes
+        notes = [f"answered without {stream}: {why}" for stream, why in read.absent.items()]
+        notes += read.notes + read.row["remarks"]
         asked = read.row["end"] - read.row["start"]
         if used[1] - used[0] < asked - 0.05:
             notes.append(f"only {used[1] - used[0]:.2f} of {asked:.2f} s are used at once; over_time reads all of it")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from foalkit import Recognizer, UserError
+from foalkit import Recognizer, UserError, one_line
 from foalkit.corpora.manifest import corpus_root
 from foalkit.features import media
 from foalkit.params import load
@@ -120,10 +120,10 @@ def player(file: Path, figure: Figure, alt: str, seconds: float) -> str:
     move = f"{LEFT} + {RIGHT - LEFT} * this.currentTime / {seconds:.3f}"
     move = f"this.parentNode.querySelector('.at').style.left = 100 * ({move}) + '%'"
     tag = "audio" if kind.startswith("audio") else "video"
-    played = f"<p>{html.escape(file.name)} is too large to be played here.</p>"
+    played = f"<p>{html.escape(one_line(file.name))} is too large to be played here.</p>"
     if file.stat().st_size <= PLAYED:
         data = base64.b64encode(file.read_bytes()).decode()
-        label = html.escape(f"The clip {file.name}")
+        label = html.escape(f"The clip {one_line(file.name)}")
         played = f'<{tag} controls aria-label="{label}" ontimeupdate="{move}" src="data:{kind};base64,{data}" '
         played += f'style="width: 100%; max-height: 20em"></{tag}>'
     line = f"position: absolute; top: 0; bottom: 0; left: {100 * LEFT}%; width: 2px; background: #9f1239"

@@ -1,6 +1,7 @@
 """Encoders against librosa, plain loops and the libraries' own calls; every refusal is one line."""
 
 import shutil
+import warnings
 
 import librosa
 import numpy as np
@@ -52,6 +53,18 @@ def test_log_mel_is_computed_as_said(tmp_path):
     got = encoder(tmp_path, encoder="log-mel", bands=40, hop_ms=20)(SOUND)
     assert got.shape == (51, 40) and got.dtype == np.float32
     np.testing.assert_allclose(got, np.log(naive_mel_power(SOUND, 40, 320) + 1e-6), atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("length", [1, 40, 320, 511, 512])
+def test_a_sound_shorter_than_a_window_is_as_librosa_has_it_without_its_warning(tmp_path, length):
+    got = encoder(tmp_path, encoder="log-mel", bands=40, hop_ms=20)(SOUND[:length])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        power = librosa.feature.melspectrogram(
+            y=SOUND[:length], sr=16_000, n_fft=512, win_length=400, hop_length=320, n_mels=40
+        )
+    np.testing.assert_array_equal(got, np.log(power + 1e-6).T)
 
 
 def test_mfcc_is_computed_as_said(tmp_path):

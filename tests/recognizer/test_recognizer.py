@@ -1,6 +1,7 @@
 """A recognizer against what the runs stored of the same utterances, against itself in parts, and on hostile files."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -351,6 +352,57 @@ def test_what_is_no_file_of_ours_is_one_line(both, trained, turn, root, tmp_path
     assert said.startswith("mute.avi: audio needs audio") and "no audio" in said
 
 
+def test_odd_entries_of_a_folder_are_listed_each_with_its_reason(both, turn, root, tmp_path, monkeypatch):
+    cut_out(turn, root, tmp_path / "turn.avi")
+    for name in ("a b", 'it\'s "q"', "fröhlich 喜", "new\nline", "-rf", "%03d", "lat\udce9n"):
+        shutil.copy(tmp_path / "turn.avi", tmp_path / f"{name}.avi")
+    os.mkfifo(tmp_path / "pipe.avi")
+    (tmp_path / "dead.avi").symlink_to(tmp_path / "gone.avi")
+    (tmp_path / "bad\nline.avi").write_text("no media")
+    for name in (".hidden", "locked"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "turn.avi", tmp_path / name)
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, how: Path(path).name != "locked" and access(path, how)
+    )  # as for others
+    (tmp_path / "locked" / "turn.avi").unlink()  # root sees what is in it
+    table = both.folder(tmp_path).set_index("file")
+    answered = {"turn", "a b", 'it\'s "q"', "fröhlich 喜", "new\\nline", "-rf", "%03d", "lat\\udce9n"}
+    notes = {"pipe.avi": "no regular file", "dead.avi": "link that leads nowhere", "bad\\nline.avi": "media"}
+    notes["locked"] = "may not be entered"
+    assert set(table.index) == {f"{name}.avi" for name in answered} | set(notes)
+    assert table.loc[table.index.difference(list(notes)), "label"].notna().all()
+    for name, words in notes.items():
+        assert pd.isna(table.loc[name, "label"]) and words in table.loc[name, "note"], name
+        assert "\n" not in table.loc[name, "note"]
+    table.to_json(orient="records")
+    said = str(both(tmp_path / "new\nline.avi"))
+    assert said.startswith("new\\nline.avi\n  answer: ") and both(tmp_path / "new\nline.avi").file == "new\nline.avi"
+    both(tmp_path / "lat\udce9n.avi")._repr_html_().encode()
+
+
+def test_what_is_odd_about_a_file_is_in_its_answer_and_beside_its_first_window(both, tmp_path):
+    tone = (8000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
+    file = write_film(tmp_path / "short.mkv", np.full((90, 64, 64, 3), 128, np.uint8), tone)
+    words = "its sound ends at 1.00 s, its picture at 3.00 s"
+    assert words in both(file).notes
+    notes = both.over_time(file, window=1.0, hop=1.0)["note"].tolist()
+    assert len(notes) == 3 and notes[0] == words and all(words not in note for note in notes[1:])
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), ZeroDivisionError("by 0"), IndexError("out")])
+def test_whatever_goes_wrong_with_one_stream_of_a_file_is_a_note(both, turn, root, monkeypatch, error):
+    def fails(row):
+        raise error
+
+    monkeypatch.setattr(both, "readers", {**both.readers, "audio": fails})
+    fails.kind, fails.notes = "sound", {}
+    read = both._read(clips.clip_row(root / turn["video"], end=1.0))
+    assert list(read.features) == ["video"] and type(error).__name__ in read.absent["audio"]
+    assert "\n" not in read.absent["audio"]
+
+
 def test_the_answer_says_how_much_is_silent(both, tmp_path):
     tone = (8000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
     file = write_film(tmp_path / "half.wav", None, np.concatenate([tone, np.full(16_000, 5, np.int16)]))
@@ -384,6 +436,8 @@ def test_predict_prints_answers_and_a_status(both, saved, turn, root, tmp_path, 
     one, *table = map(json.loads, out.splitlines())
     assert one == json.loads(json.dumps(wanted.as_dict())) and [r["file"] for r in table] == ["notes.txt", "turn.avi"]
     assert error.startswith("error: notes.txt") and error.count("error") == 1
+    assert cli.main(["predict", "", "--run", str(saved)]) == 1  # "$FILE", where nothing is in it
+    assert capsys.readouterr().err.startswith("error: an empty name")
 
 
 def test_importing_foalkit_stays_light_and_an_unknown_name_is_an_attribute_error():

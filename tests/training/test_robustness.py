@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +149,38 @@ def test_the_mouth_that_is_covered_is_the_one_in_the_film(trained, stream, known
     part = Image.fromarray(marked[y : y + h, x : x + w].astype(np.uint8) * 255).resize((size, size), Image.BILINEAR)
     expected = np.asarray(part) > 127
     assert expected.sum() > 50 and (covered & expected).sum() / (covered | expected).sum() > 0.85
+
+
+@pytest.mark.parametrize("crop", [None, [20, 4, 60, 50]])
+def test_the_mouth_is_where_it_was_in_a_film_of_wide_pixels(trained, crop, tmp_path):
+    """The same stored pictures, marked as twice as wide: given boxes are of those, found ones of what is seen."""
+    pictures, faces = np.full((5, 64, 96, 3), 90, np.uint8), {}
+    for shape in (1, 2):
+        with av.open(str(tmp_path / f"{shape}.mkv"), "w") as container:
+            video = container.add_stream("libx264", rate=25, width=96, height=64, pix_fmt="yuv420p")
+            video.codec_context.sample_aspect_ratio = Fraction(shape)
+            for picture in pictures:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode(None))
+        reader = CorruptedReader(asking(trained), "video", tmp_path)
+        row = {
+            "utterance": "u",
+            "video": f"{shape}.mkv",
+            "start": 0.0,
+            "end": 0.2,
+            "crop": crop,
+            "face": [30, 20, 24, 24],
+        }
+        given = reader._faces_in(row, 5)
+        found = np.tile([10 * shape, 16, 24 * shape, 24], (5, 1)), np.ones(5, bool)
+        reader.detected = lambda row, found=found: found
+        faces[shape] = given, reader._faces_in(row | {"face": None}, 5)
+    for one, other in zip(faces[1], faces[2], strict=True):
+        np.testing.assert_allclose(one, other[: len(one)], atol=1e-9)
+    size, (x, y, width, height) = reader.encoder.size, crop or (0, 0, 96, 64)
+    assert faces[1][0][0] == pytest.approx(
+        [(30 - x) * size / width, (20 - y) * size / height, 24 * size / width, 24 * size / height]
+    )
 
 
 def test_missing_recordings_are_left_out_with_a_reason_and_tried_again(trained, monkeypatch):

@@ -64,11 +64,9 @@ class WaveformEncoder:
 def _mel_power(samples: np.ndarray, bands: int, hop: int, *, rate: int = SAMPLE_RATE, window: int = 400) -> np.ndarray:
     import librosa
 
+    size = 1 << (window - 1).bit_length()  # the next power of two: 512 for 25 ms at 16 kHz
+    if short := len(samples) < size:  # librosa pads it with the same zeros, and warns
+        samples = np.pad(samples, size // 2)
     return librosa.feature.melspectrogram(
-        y=samples,
-        sr=rate,
-        n_fft=1 << (window - 1).bit_length(),  # the next power of two: 512 for 25 ms at 16 kHz
-        win_length=window,
-        hop_length=hop,
-        n_mels=bands,
+        y=samples, sr=rate, n_fft=size, center=not short, win_length=window, hop_length=hop, n_mels=bands
     )

@@ -85,7 +85,7 @@ def claims_table(params: Params, judged: list[Judged]) -> pd.DataFrame:
             "claim": j.claim.claim,
             "rows": f"{j.claim.row} against {j.against}",
             "metric": j.claim.metric.upper(),
-            "paper": "–" if printed is None else f"{printed:+.2f} on {corpus}",
+            "paper": "–" if printed is None else f"{corpus} {printed:+.2f}",
             "here": with_interval(*j.found[:3], "+.2f"),
             "verdict on this corpus": j.verdict,
             "could show": f"± {percent(j.found.smallest, '.1f')}",

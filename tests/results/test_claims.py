@@ -283,7 +283,7 @@ def test_the_table_prints_points_and_holm_over_what_could_be_tested(claimed):
     judged = claims.judge(claimed, results(claimed))
     table = claims.claims_table(claimed, judged)
     effects = ("+0.17", "+1.46", "+0.25", "+0.79", "+2.25", "+7.16")
-    assert table["paper"].tolist() == [f"{effect} on IEMOCAP" for effect in effects]
+    assert table["paper"].tolist() == [f"IEMOCAP {effect}" for effect in effects]
     assert table["verdict on this corpus"][1] == "not testable here" and table["p (Holm)"][1] == "–"
     assert table["terms"][1] == "AVEL cannot act here: no weight is shared"
     tested = sorted(j.found.p for j in judged if j.claim.row != "avel")
@@ -344,7 +344,7 @@ def test_cfn_srs_claims_are_of_accuracy_over_seeds(tmp_path):
     table = table_of(p)
     rows = ["cfn-sr against concat", "cfn-sr against no-residual", "cfn-sr against cfn-video"]
     assert table["rows"].tolist() == rows  # both have the same UA on validation, and the first one stands
-    assert table["paper"].tolist() == ["+4.72 on RAVDESS", "–", "+12.77 on RAVDESS"] and set(table["metric"]) == {"WA"}
+    assert table["paper"].tolist() == ["RAVDESS +4.72", "–", "RAVDESS +12.77"] and set(table["metric"]) == {"WA"}
     rows = {v: report_results.variant_result(p, "honest", v).row["wa_pooled"] for v in ("cfn-sr", "concat")}
     effect = 100 * (rows["cfn-sr"] - rows["concat"])
     assert float(table["here"][0].split(" [")[0]) == pytest.approx(effect, abs=0.0051)

@@ -194,7 +194,7 @@ def _corpus(p) -> Iterator[Finding]:
     places = {"corpus.root": lambda: corpus_place(p)} if p else {}
     for stream in [s for s, kind in p.kinds.items() if kind == "numbers"] if p else ():
         for fold, own in p.sets(stream).items():
-            key = f"features.{stream}.folder" if fold is None else f"fold {fold}: features.{stream}.folder"
+            key = f"{p.set_key(stream, fold)}.folder"
             places[key] = partial(expand, own.features[stream].folder, key)
     for key, place in places.items():
         try:

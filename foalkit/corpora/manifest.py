@@ -121,7 +121,12 @@ def _with_shares(table: pd.DataFrame, votes: dict[str, dict[str, int]], corpus: 
             if label in corpus.labels:
                 counts[row, corpus.classes.index(corpus.labels[label])] += count
     shares = counts / counts.sum(1, keepdims=True)  # the majority's label is one of a class, so no sum is 0
-    return table.assign(**{f"share_{name}": shares[:, i] for i, name in enumerate(corpus.classes)})
+    return table.assign(**dict(zip(share_columns(corpus.classes), shares.T, strict=True)))
+
+
+def share_columns(classes: list[str]) -> list[str]:
+    """The manifest's columns of the classes' shares of the votes."""
+    return [f"share_{name}" for name in classes]
 
 
 def _reasons(left_out: list[tuple[str, str]]) -> str:

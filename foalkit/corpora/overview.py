@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from foalkit.corpora.folds import check_coverage, split
-from foalkit.corpora.manifest import corpus_root, counts, read_manifest
+from foalkit.corpora.manifest import corpus_root, counts, read_manifest, share_columns
 from foalkit.files import digest
 from foalkit.params import Params
 
@@ -31,9 +31,8 @@ def check(params: Params) -> Iterator[str]:
     have = {kind: int((table[kind] != "").sum()) for kind in ("audio", "video")}
     yield f"with a sound file: {have['audio']}; with a film: {have['video']}"
     if params.corpus.has_votes:
-        of_label = table[[f"share_{name}" for name in classes]].to_numpy()[
-            range(len(table)), table["emotion"].map(classes.index)
-        ]
+        shares = table[share_columns(classes)].to_numpy()
+        of_label = shares[range(len(table)), table["emotion"].map(classes.index)]
         whole = f"all votes for a class agree in {(of_label == 1).mean():.0%} of the utterances"
         yield f"raters: {whole}; the label has {of_label.mean():.0%} of them on average"
     yield ""

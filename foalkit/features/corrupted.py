@@ -12,7 +12,7 @@ import numpy as np
 
 from foalkit import devices
 from foalkit.features import corruptions, media
-from foalkit.features.reader import Reader, _ints
+from foalkit.features.reader import Reader, whole_box
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.files import digest, file_digest
 from foalkit.params import Params
@@ -89,7 +89,7 @@ class CorruptedReader(Reader):
                 raise media.MediaError(f"{row['utterance']}: no face found to cover")
             faces = faces[:: self._every]
             faces = faces[self._pick(len(faces))] if self._pick else faces
-            height, width = self._first(row, crop=_ints(row["crop"])).shape[:2]
+            height, width = self._first(row, crop=whole_box(row["crop"])).shape[:2]
             shown = 0, 0, width, height  # boxes are within the crop
         x, y, width, height = shown
         return (faces - [x, y, 0, 0]) * [size / width, size / height, size / width, size / height]
@@ -101,9 +101,8 @@ class CorruptedReader(Reader):
 
     def _shown(self, row: dict) -> media.Box:
         """The part of the video's picture that `load` gives, in its pixels."""
-        box = row[self._column]
+        box = whole_box(row[self._column])
         if box is not None:
-            box = tuple(map(int, box))
             return media.square(box) if self.spec.region == "face" else box
         height, width = self._first(row, as_stored=True).shape[:2]  # as given boxes are
         return 0, 0, width, height

@@ -13,7 +13,7 @@ import pandas as pd
 
 from foalkit import UserError
 from foalkit.corpora.folds import write_folds
-from foalkit.corpora.manifest import corpus_root, read_manifest
+from foalkit.corpora.manifest import corpus_root, read_manifest, share_columns
 from foalkit.features.build import build, shards
 from foalkit.features.presence import (
     ends_of_features,
@@ -59,7 +59,7 @@ class Data:
 
         Raises UserError where the manifest has none.
         """
-        columns = [f"share_{name}" for name in self.classes]
+        columns = share_columns(self.classes)
         if missing := [c for c in columns if c not in self.table]:
             raise UserError(
                 f"the manifest has no column {missing[0]!r}: training.target: soft must be in the params file"

@@ -29,8 +29,7 @@ def lacking(params: Params, table: pd.DataFrame) -> pd.DataFrame:
         else:
             rows, lacks = table.to_dict("records"), np.zeros(len(table), bool)
             for fold, own in params.sets(stream).items():
-                where = f"features.{stream}" if fold is None else f"fold {fold}: features.{stream}"
-                encoder = make_encoder(own.features[stream], params.weights_folder, where)
+                encoder = make_encoder(own.features[stream], params.weights_folder, params.set_key(stream, fold))
                 lacks |= [not encoder.has(row) for row in rows]
             found[stream] = lacks
     return pd.DataFrame(found, index=pd.Index(table["utterance"]), dtype=bool)

@@ -42,14 +42,15 @@ class Reader:
         parts |= {"media": self.digests.get(file), "decoder": media.DECODER, "range": self._range(row)}
         if self.kind == "picture":
             parts |= {"region": self.spec.region, "every": self._every}
-            parts |= {"face": self._face_key(row)} if self._looks_for_face(row) else {"box": _ints(row[self._column])}
+            looked_for = self._looks_for_face(row)
+            parts |= {"face": self._face_key(row)} if looked_for else {"box": whole_box(row[self._column])}
         return digest(parts)
 
     def _face_key(self, row: dict) -> str:
         """A digest of all that the row's detected faces depend on."""
         from foalkit.features import faces
 
-        parts = {"media": self.digests.get(row["video"]), "range": self._range(row), "crop": _ints(row["crop"])}
+        parts = {"media": self.digests.get(row["video"]), "range": self._range(row), "crop": whole_box(row["crop"])}
         return digest({**parts, "decoder": media.DECODER, **faces.IDENTITY})
 
     def name(self, row: dict) -> str:
@@ -88,7 +89,7 @@ class Reader:
         elif self._looks_for_face(row):
             clip = self._faces(row, file, start, end)
         else:
-            box = _ints(row[self._column])
+            box = whole_box(row[self._column])
             if self.spec.region == "face":
                 box = media.square(box)
             size = self.encoder.size
@@ -123,7 +124,7 @@ class Reader:
         """The detected face in each frame, `(T, size, size, 3)`; the boxes are kept for other streams of faces."""
         from foalkit.features import faces
 
-        crop = _ints(row["crop"])
+        crop = whole_box(row["crop"])
         boxes, found = self.detected(row)
         if not found.any():
             raise media.MediaError(f"{file.name}: no face found in any of its {len(found)} frames")
@@ -149,7 +150,7 @@ class Reader:
             boxes, found = np.split(np.load(kept), [4], axis=1)
         except (OSError, ValueError, EOFError):  # not there, or not whole
             start, end = self._range(row)
-            pictures = media.iter_frames(self.root / row["video"], start, end, crop=_ints(row["crop"]))
+            pictures = media.iter_frames(self.root / row["video"], start, end, crop=whole_box(row["crop"]))
             boxes, found = faces.track(pictures)
             with whole(kept) as part, part.open("wb") as handle:
                 np.save(handle, np.column_stack([boxes, found]))
@@ -190,5 +191,6 @@ class Reader:
         return "face" if self.spec.region == "face" else "crop"
 
 
-def _ints(box) -> media.Box | None:
+def whole_box(box) -> media.Box | None:
+    """A manifest row's box in whole pixels; None where it has none."""
     return None if box is None else tuple(map(int, box))

@@ -229,6 +229,10 @@ class Params(Strict):
             asked.append(at(own, "training.target"))
         return "soft" in asked
 
+    def taught(self, variant: str) -> str:
+        """What a row learns from, by its own params (`for_variant`): a late product knows labels only."""
+        return "majority" if self.variants[variant].network == "late-product" else self.training.target
+
     @property
     def _corpus(self) -> dict:
         return {**self.corpus.model_dump(exclude={"root", "generate", "published"}), **self.corpus.recordings}
@@ -267,6 +271,10 @@ class Params(Strict):
     def set_name(self, stream: str, fold: int | None) -> str:
         """What the set that a fold reads is called in preprocess.json: `video`, or `video, fold 2`."""
         return f"{stream}, fold {fold}" if stream in self.by_fold else stream
+
+    def set_key(self, stream: str, fold: int | None) -> str:
+        """Where that set stands in the params, to be said: `features.video`, or `fold 2: features.video`."""
+        return f"fold {fold}: features.{stream}" if stream in self.by_fold else f"features.{stream}"
 
     def made_for_others(self, protocol: str, variant: str) -> str:
         """Why a protocol cannot run a row: its features were made for other folds; empty where it can."""

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from foalkit.files import whole
+from foalkit.files import whole, write_tensors
 
 
 def small_wavlm(folder: Path, width: int) -> Path:
@@ -49,7 +49,6 @@ def small_vit(folder: Path, width: int) -> Path:
 def small_clip(folder: Path, width: int) -> tuple[str, str]:
     """A CLIP of 2 layers with seeded random weights: its registered name and its weights file, saved once."""
     import open_clip
-    from safetensors.torch import save_file
 
     name = f"small-{width}"
     config = {
@@ -60,7 +59,7 @@ def small_clip(folder: Path, width: int) -> tuple[str, str]:
 
     def write(target: Path) -> None:
         (target / f"{name}.json").write_text(json.dumps(config), encoding="utf-8")
-        save_file(open_clip.CLIP(**config).state_dict(), target / "weights.safetensors")
+        write_tensors(target / "weights.safetensors", open_clip.CLIP(**config).state_dict())
 
     _save_once(folder, write)
     open_clip.add_model_config(folder / f"{name}.json")
@@ -69,10 +68,8 @@ def small_clip(folder: Path, width: int) -> tuple[str, str]:
 
 def _save(network, target: Path) -> None:
     # not save_pretrained: of processes that share a run only the first one's would write the weights
-    from safetensors.torch import save_model
-
     network.config.save_pretrained(target)
-    save_model(network, target / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(target / "model.safetensors", network.state_dict(), {"format": "pt"})
 
 
 def _save_once(folder: Path, write) -> None:

@@ -70,7 +70,7 @@ def _body(recognizer, name: str, licence: str) -> str:
     folds = f"folds {', '.join(map(str, scores['folds']))} of {len(p.fold_numbers(scores['protocol']))}"
     seen, doubts = trained_on(p), may_have_seen(p)
     taught = ""
-    if p.training.target == "soft" and p.variants[recognizer.variant].network != "late-product":
+    if p.taught(recognizer.variant) == "soft":
         taught = " The cross-entropy was taught the shares of the raters' votes; the scores are of the label of most."
     streams = [f"| {s} | {p.features[s].encoder} | {in_words(seen.get(s))} |" for s in recognizer.streams]
     rows = [f"| {key.upper()} | {scores[key]['value']:.1%} | {_interval(scores, key)} |" for key in ("ua", "wa")]

@@ -10,13 +10,13 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from foalkit import ROOT, UserError
 from foalkit.corpora.folds import Split
 from foalkit.devices import names, reserve
-from foalkit.files import write_json, write_parquet
+from foalkit.files import write_json, write_parquet, write_tensors
 from foalkit.params import Params
 
 TABLES = ("history", "predictions", "absent")  # the parts of a result that are tables
@@ -96,5 +96,5 @@ def write_result(folder: Path, result: dict) -> None:
     """Write a result's parts where `launch` reads them."""
     for name in TABLES:
         write_parquet(folder / f"{name}.parquet", result[name])
-    save_file(result["weights"], folder / "weights.safetensors")
+    write_tensors(folder / "weights.safetensors", result["weights"])
     write_json(folder / "result.json", {n: v for n, v in result.items() if n not in (*TABLES, "weights")})

@@ -26,7 +26,6 @@ def save(
 ) -> Path:
     """Write the run's predictions, weights and, last, its record.json; returns the record's path."""
     streams, p = params.variants[variant].streams, params.for_variant(variant)
-    taught = "majority" if p.variants[variant].network == "late-product" else "soft"
     history = result.history.astype(float).round(6).to_dict("records")
     record = {
         "run": f"{params.name}/{protocol}/{variant}/fold{fold}-seed{seed}",
@@ -40,7 +39,7 @@ def save(
         "scores": result.scores,
         "classes": data.classes,
         "labels": params.corpus.labels,
-        **({"target": taught} if p.training.target == "soft" else {}),  # else there are labels alone
+        **({"target": p.taught(variant)} if p.training.target == "soft" else {}),  # else there are labels alone
         "sizes": {"train": len(sides.train), "validation": len(sides.validation), "test": len(sides.test)},
         "groups": sides.groups,
         **lacking(data, sides, streams),

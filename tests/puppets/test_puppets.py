@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from foalkit.corpora import iemocap
-from foalkit.puppets import displays, writing
+from foalkit.puppets import displays, networks, writing
 from foalkit.puppets import iemocap as puppets
 from foalkit.puppets.acting import CONTROLS, expression, perform
 from foalkit.puppets.faces import Portrait
@@ -376,3 +376,16 @@ def test_refuses_a_strangers_folder_and_too_few_turns(tmp_path):
     with pytest.raises(ValueError, match="at least 8"):
         puppets.write_corpus(tmp_path / "corpus", turns_per_session=4)
     assert (tmp_path / "thesis.txt").read_text() == "all of it"
+
+
+def test_small_networks_are_for_whoever_may_read_the_files_beside_them(tmp_path):
+    made = {
+        networks.small_wavlm: "config.json",
+        networks.small_vit: "config.json",
+        networks.small_clip: "small-32.json",
+    }
+    for make, beside in made.items():
+        folder = tmp_path / make.__name__
+        make(folder, 32)
+        (weights,) = folder.glob("*.safetensors")
+        assert weights.stat().st_mode == (folder / beside).stat().st_mode

@@ -21,6 +21,9 @@ export GPU_JOBS
 # paths and what is said may hold any letter, whatever the locale
 export PYTHONUTF8 := 1
 
+# uv installs sources only: where nothing may keep them compiled, each of a grid's processes compiles them for four seconds
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := bash
 define newline
 

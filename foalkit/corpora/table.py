@@ -149,7 +149,10 @@ def _file(root: Path, folder: str, name: str, key: str) -> str:
 
 
 def _votes(corpus: Table, cells: dict[str, str]) -> Counter[str]:
-    """How many raters gave each label; a row with one label is one vote."""
+    """How many raters gave each label, or which share of them; a row with one label is one vote."""
+    if corpus.columns.counts:
+        given = {label: _number(_filled(label, cells), f"votes for {label}") for label in corpus.columns.counts}
+        return Counter({label: count for label, count in given.items() if count})
     found = [_filled(text, cells) for text in corpus.columns.raters or [corpus.columns.label]]
     return Counter(
         v.strip() for cell in found for v in (cell.split(corpus.votes) if corpus.votes else [cell]) if v.strip()
@@ -162,20 +165,23 @@ def _majority(votes: Counter[str]) -> str:
         raise RowError("has no label")
     (first, most), *others = votes.most_common()
     if others and others[0][1] == most:
-        told = ", ".join(f"{label} {count}" for label, count in sorted(votes.items()))
+        told = ", ".join(f"{label} {count:g}" for label, count in sorted(votes.items()))
         raise RowError(f"its raters do not agree: {told}")
     return first
 
 
 def _seconds(text: str, key: str, default: float | None) -> float | None:
-    if not text:
-        return default
+    return _number(text, key, " of seconds") if text else default
+
+
+def _number(text: str, what: str, unit: str = "") -> float:
+    """A cell as a number that is not below 0, an empty one as 0; raises RowError for another."""
     try:
-        value = float(text)
+        value = float(text or 0)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise RowError(f"its {key} {text!r} is no number of seconds")
+        raise RowError(f"its {what} {text!r} is no number{unit}")
     return value
 
 

@@ -87,6 +87,7 @@ class Columns(Strict):
     video: Line | None = Field(None, description="the film's file")
     label: Line | None = Field(None, description="the label, as `labels` maps it")
     raters: list[Line] = Field([], description="in place of `label`, a column for each rater's label; the most wins")
+    counts: list[Line] = Field([], description="or a column for each label, named by it: how many raters gave it")
     speaker: Line | None = Field(None, description="who speaks; never on two sides of a split")
     utterance: Line | None = Field(None, description="the unique id; null: made of the file's name")
     session: Line | None = Field(None, description="the session; null: the speaker")
@@ -103,8 +104,8 @@ class Columns(Strict):
     def _says_who_speaks(self):
         if self.speaker is None:
             raise ValueError(f"speaker: name the speakers' column; {NO_SPEAKER}")
-        if bool(self.label) == bool(self.raters):
-            raise ValueError("label: name the label's column, or several under `raters`")
+        if sum(map(bool, (self.label, self.raters, self.counts))) != 1:
+            raise ValueError("label: name the label's column, or several under `raters` or `counts`")
         if self.start and not self.utterance:
             raise ValueError("utterance: name a column, since several utterances may lie in one file (start)")
         return self
@@ -176,7 +177,7 @@ class Table(Described):
     @property
     def has_votes(self) -> bool:
         """Whether it has the labels of several raters."""
-        return bool(self.votes or self.columns.raters)
+        return bool(self.votes or self.columns.raters or self.columns.counts)
 
 
 class Names(Described):

@@ -172,7 +172,7 @@ class Params(Strict):
         if self.soft and not self.corpus.has_votes:
             raise ValueError(
                 "training.target: soft needs the labels of several raters, and this corpus gives one an utterance: "
-                "name their columns (corpus.columns.raters), or the sign between them in a cell (corpus.votes)"
+                "name their columns (corpus.columns.raters, counts), or the sign between them in a cell (corpus.votes)"
             )
         for name in self.robustness.rows:
             if name not in self.variants:

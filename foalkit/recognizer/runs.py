@@ -69,7 +69,7 @@ def settings_of(record: dict, outputs: Path) -> tuple[Params, str]:
     """The params and the variant of a run's record, whose outputs lie in that folder now."""
     variant, streams = record["variant"], record["streams"]
     row = {"question": "", "label": variant, "modality": " and ".join(streams), "streams": streams}
-    row["network"] = _network(records.read_weights(record["folder"]))
+    row["network"] = record.get("network") or _network(records.read_weights(record["folder"]))
     return params_of(record["params"], {variant: row}, outputs), variant
 
 
@@ -96,7 +96,7 @@ def widths(readers: dict[str, ClipReader]) -> dict[str, int]:
 
 
 def _network(names) -> str:
-    """Whose network the weights are: records do not say it."""
+    """Whose network the weights are: older records do not say it."""
     if not any(name.startswith("core.") for name in names):
         return "late-product"
     cfn = ("core.branch.", "core.video.", "core.audio.")

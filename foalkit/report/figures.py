@@ -38,11 +38,12 @@ def show(figure: Figure, alt: str):
 def loss_curves(history: pd.DataFrame, classes: int) -> Figure:
     """Each loss term over epochs, in training and on held-out clips, between its chance level and its floor.
 
-    One panel a term (their scales differ 30-fold); `history` is a run's, or the mean of several by epoch.
+    One panel a term (their scales differ 30-fold); `history` is a run's, or the mean of several by epoch. Under soft
+    targets L_CE has its floor in training, the mean entropy of the votes; on held-out clips it is that of the labels.
     """
     side = "validation" if "validation_loss" in history else "test"
     held = {"ce": f"{side}_loss", "avel": "held_avel", "mem": "held_mem"}
-    levels = {"ce": (math.log(classes), 0), "mem": (math.log(2), 0)}
+    levels = {"ce": (math.log(classes), history.get("votes_entropy", pd.Series(0.0)).mean()), "mem": (math.log(2), 0)}
     if "avel_floor" in history:
         levels["avel"] = (history["avel_chance"].mean(), history["avel_floor"].mean())
     names = {"ce": "L_CE", "avel": "L_AVEL", "mem": "L_MEM", "temperature": "temperature τ"}

@@ -120,6 +120,10 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
             targets = None if shares is None else shares[rows].to(on)
             terms = add_gradients(net, batch, labels[rows].to(on), p, processes, targets)
+            if targets is not None:
+                terms["votes_entropy"] = (
+                    torch.special.entr(shares[rows]).sum(1).mean()
+                )  # of answers that are the shares
             if "avel" in terms:
                 whole = torch.stack([mask.any(1) for _, mask in batch.values()]).all(0).cpu()
                 terms |= _levels(net.core, labels[rows][whole], p)

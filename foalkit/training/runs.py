@@ -46,6 +46,7 @@ def save(
         "split_digest": sides.digest,
         "params_digest": params.digest(variant),
         "params": p.model_dump(mode="json", exclude={"variants"}),
+        "network": params.variants[variant].network,
         "streams": streams,
         "starts_from": {
             v: records.read_record(records.run_folder(params, protocol, v, fold, seed) / "record.json")[

@@ -6,7 +6,7 @@ import pytest
 
 from foalkit import params
 from foalkit.corpora.folds import check_coverage, split
-from foalkit.corpora.manifest import corpus_root, read_manifest
+from foalkit.corpora.manifest import corpus_root, read_manifest, share_columns
 from foalkit.corpora.overview import check
 
 
@@ -49,20 +49,28 @@ def test_crema_d(read):
 
 
 def test_crema_d_by_its_raters(read):
-    head = '"","FileName","VoiceVote","VoiceLevel","FaceVote","FaceLevel","MultiModalVote","MultiModalLevel"\n'
-    votes = [["A", "D", "F", "H", "N", "S"][n % 6] for n in range(len(CREMA))]
-    votes[7] = "A:N"
-    lines = [f'"{n}","{name}","N","1","A:F","62.1:80","{votes[n]}","5{n}.1"\n' for n, name in enumerate(CREMA)]
+    """Lines as the corpus's own table has them: for each clip one of voice (1…), of face (2…) and of both (3…)."""
+    head = '"","A","D","F","H","N","S","fileName","numResponses","agreement","emoVote","meanEmoResp","meanAngerResp"\n'
+    most = [["A", "D", "F", "H", "N", "S"][n % 6] for n in range(len(CREMA))]
+    most[7] = "A:N"
+    counts = [{e: 6 if e in m.split(":") else int(e == "F") for e in "ADFHNS"} for m in most]
+    lines = []
+    for kind in (1, 2, 3):
+        for n, (name, votes, winner) in enumerate(zip(CREMA, counts, most, strict=True), 1):
+            given = ",".join(map(str, votes.values() if kind == 3 else [0, 0, 0, 0, 9, 0]))
+            lines.append(f'"{kind}{n:05d}",{given},"{name}",9,0.7,"{winner if kind == 3 else "N"}",72.1,-1\n')
     files = [f"{folder}/{n}.{end}" for n in CREMA for folder, end in (("AudioWAV", "wav"), ("VideoFlash", "flv"))]
     p, table, left_out = read(
-        "crema-d-votes", "CREMAD_ROOT", files, {"processedResults/summaryTable.csv": head + "".join(lines)}
+        "crema-d-votes", "CREMAD_ROOT", files, {"processedResults/tabulatedVotes.csv": head + "".join(lines)}
     )
-    assert list(left_out) == [CREMA[7]] and left_out[CREMA[7]].endswith("its raters do not agree: A 1, N 1")
+    assert list(left_out) == [CREMA[7]] and left_out[CREMA[7]].endswith("its raters do not agree: A 6, F 1, N 6")
     expected = {
-        name: dict(zip("ADFHNS", p.corpus.classes, strict=True)).get(v) for name, v in zip(CREMA, votes, strict=True)
+        name: dict(zip("ADFHNS", p.corpus.classes, strict=True)).get(v) for name, v in zip(CREMA, most, strict=True)
     }
     assert dict(zip(table["utterance"], table["emotion"], strict=True)) == {n: e for n, e in expected.items() if e}
     assert set(table["speaker"]) == {str(s) for s in range(1001, 1011)}
+    shares = read_manifest(p.corpus, corpus_root(p), p.folds, shares=True)[0].set_index("utterance")
+    assert list(shares.loc[CREMA[0], share_columns(p.corpus.classes)]) == [6 / 7, 0, 1 / 7, 0, 0, 0]
 
 
 def test_meld(read, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import io
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import refused
@@ -180,6 +181,32 @@ def test_the_label_that_most_raters_gave_wins_and_a_tie_is_left_out(root):
     assert list(read(root, table="t.parquet", votes=":")[0]["label"]) == ["hap"]
 
 
+def test_votes_may_stand_as_counts_or_shares_in_a_column_for_each_label(root):
+    head = ["file", "ang", "hap", "exc", "who"]
+    rows = [
+        ["a.wav", "3", "1", "", "1"],
+        ["b.wav", "0.2", "0.5", "0.3", "1"],
+        ["c.wav", "0", "2", "2", "1"],
+        ["d.wav", "", "0", "", "1"],
+        ["e.wav", "1", "two", "0", "1"],
+        ["f.wav", "-1", "2", "0", "1"],
+    ]
+    write(root, rows, head)
+    columns = {"audio": "file", "counts": ["ang", "hap", "exc"], "speaker": "who"}
+    given = corpus(root=str(root), columns=columns, labels={**LABELS, "exc": "happy"})
+    table, left_out = read_manifest(given, root, shares=True)
+    assert dict(zip(table["utterance"], table["label"], strict=True)) == {"a": "ang", "b": "hap"}
+    np.testing.assert_allclose(table[["share_angry", "share_happy"]], [[0.75, 0.25], [0.2, 0.8]])
+    assert dict(zip(left_out["utterance"], left_out["reason"], strict=True)) == {
+        "t.csv line 4": "t.csv line 4: its raters do not agree: exc 2, hap 2",
+        "t.csv line 5": "t.csv line 5: has no label",
+        "t.csv line 6": "t.csv line 6: its votes for hap 'two' is no number",
+        "t.csv line 7": "t.csv line 7: its votes for ang '-1' is no number",
+    }
+    said = refused(lambda: read(root, columns={**columns, "counts": ["ang", "happ"]}))
+    assert "corpus.columns.counts" in said and "'happ'" in said and "'hap'" in said
+
+
 def test_a_film_gives_the_sound_only_where_no_column_does(root):
     (root / "a.mp4").write_bytes(b"")
     write(root, [["a.wav", "a.mp4", "ang", "1"], ["", "a.mp4", "hap", "2"]], ["file", "film", "emo", "who"])
@@ -264,6 +291,7 @@ def test_a_pattern_that_says_too_little_is_one_line(tmp_path, pattern, words):
     [
         ({"columns": {"audio": "a", "label": "l"}}, ["columns.speaker", "5 to 17 points"]),
         ({"columns": {"speaker": "s"}}, ["columns.label", "raters"]),
+        ({"columns": COLUMNS | {"counts": ["s"]}}, ["columns.label", "counts"]),
         ({"columns": COLUMNS | {"start": "s"}}, ["columns.utterance", "start"]),
         ({"columns": COLUMNS | {"vidoe": "s"}}, ["columns.vidoe", "'video'"]),
         ({"table": None}, ["table", "tables"]),

@@ -14,6 +14,7 @@ from foalkit import params
 from foalkit.corpora.overview import check as check_corpus
 from foalkit.features.data import open_data
 from foalkit.recognizer.card import _body
+from foalkit.report import figures
 from foalkit.report.page import write_report
 from foalkit.results import records
 from foalkit.results.variants import variant_result
@@ -133,7 +134,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("votes")
     written = write(root)
     p = asking(root, ablation={"honest": ["audio", "audio-soft", "late-product"]})
-    p = with_training(p, target="soft")  # but for the row `audio`, which says otherwise
+    p = with_training(p, target="soft", sampler="shuffle")  # but for the row `audio`, which says otherwise
     hard = p.variants["audio"].model_copy(update={"set": {"training.target": "majority"}})
     p = p.model_copy(update={"variants": {**p.variants, "audio": hard}})
     runs.run_all(p, records.missing_runs(p, [("honest", row) for row in p.ablation["honest"]]))
@@ -175,11 +176,33 @@ def test_the_record_says_what_was_taught_and_the_scores_are_of_the_label(trained
     }
     assert told["audio-soft"]["params"]["training"]["target"] == "soft"
     assert "target" not in told["audio"]["params"]["training"]
+    assert [told[row]["network"] for row in told] == ["foal-net", "foal-net", "late-product"]
     assert told["audio"]["predictions_digest"] != told["audio-soft"]["predictions_digest"]
     assert len({r["params_digest"] for r in told.values()}) == 3
     page = write_report(p, [variant_result(p, "honest", row) for row in p.ablation["honest"]])
     said = page.read_text(encoding="utf-8")
     assert "The cross-entropy of audio, soft was taught the shares of the raters' votes" in said.replace("&#39;", "'")
+
+
+def test_the_floor_of_the_cross_entropy_is_the_votes_own_entropy(trained):
+    p, written = trained
+    folder = records.run_folder(p, "honest", "audio-soft", 1, 0)
+    record = records.read_record(folder / "record.json")
+    held_out = set(records.read_predictions(folder)["utterance"])
+    data = open_data(p, ["audio"])
+    learned = [u for u in data.table["utterance"] if u not in held_out]
+    entropies = [
+        sum(-s * math.log(s) for s in VOTES[votes.replace(";", " ")] if s) for votes in written.loc[learned, "votes"]
+    ]
+    history = pd.DataFrame(record["history"])
+    assert history["votes_entropy"].tolist() == pytest.approx([np.mean(entropies)] * 2, abs=2e-6)
+    (axis, *_) = figures.loss_curves(history, 3).axes
+    dashed = [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"]
+    assert dashed == [pytest.approx(np.mean(entropies), abs=2e-6)]
+    plain = records.read_record(records.run_folder(p, "honest", "audio", 1, 0) / "record.json")["history"]
+    assert "votes_entropy" not in plain[0]
+    (axis, *_) = figures.loss_curves(pd.DataFrame(plain), 3).axes
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"] == [0]
 
 
 def test_where_all_raters_agree_the_run_is_that_of_the_labels(tmp_path):

@@ -95,7 +95,9 @@ class ClipReader(Reader):
         """One row's samples or frames; raises UserError for what cannot be read."""
         if self.kind != "sound":
             self.digests[row["video"]] = row["video"]  # one call's boxes: the file stays what it is
-            return super().load(row)
+            pictures = super().load(row)
+            self.notes.pop(row["utterance"], None)  # they are among the row's remarks
+            return pictures
         if not row["audio"]:
             raise media.MediaError(f"{row['utterance']}: has no sound")
         rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)

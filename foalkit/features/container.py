@@ -126,10 +126,8 @@ def remarks(file: Path, sound: bool = True) -> list[str]:
     """
     with opened(file) as recording:
         picture, sound = recording.picture, recording.sound if sound else None
-        said = [recording.of_several(kind) for kind, there in (("picture", picture), ("sound", sound)) if there]
+        said = [*(_of_the_picture(recording) if picture else ()), recording.of_several("sound") if sound else None]
         ends = {"picture": picture and recording.end(picture), "sound": sound and recording.end(sound)}
-        if picture:
-            said += _of_the_picture(recording)
         for one, other in (("picture", "sound"), ("sound", "picture")) if picture and sound else ():
             if (begins := recording.start(getattr(recording, one))) > APART:
                 said.append(f"its {one} begins at {float(begins):.2f} s")
@@ -140,7 +138,15 @@ def remarks(file: Path, sound: bool = True) -> list[str]:
         return [text for text in said if text]
 
 
-def _of_the_picture(recording: Recording) -> Iterator[str]:
+def picture_remarks(file: Path) -> list[str]:
+    """What of that is said of the picture; raises MediaError for a file that has none or cannot be opened."""
+    with opened(file) as recording:
+        recording.needs("picture")
+        return list(filter(None, _of_the_picture(recording)))
+
+
+def _of_the_picture(recording: Recording) -> Iterator[str | None]:
+    yield recording.of_several("picture")
     codec = recording.picture.codec_context
     if codec is not None and codec.field_order > PROGRESSIVE:
         yield "its pictures are interlaced and read as they are: what moves has combed edges"

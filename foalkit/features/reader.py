@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from foalkit.features import media
+from foalkit.features.container import picture_remarks
 from foalkit.features.encoders import make_encoder
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FULL_SCALE
@@ -84,10 +85,8 @@ class Reader:
             if own < rate:
                 notes.append(f"recorded at {own} Hz, raised to {rate} Hz: above {own // 2} Hz it holds nothing")
             notes += [of_several, self._length_note(row, file)]
-            if said := "; ".join(filter(None, notes)):
-                self.notes[row["utterance"]] = f"{file.name}: {said}"
         elif self._looks_for_face(row):
-            clip = self._faces(row, file, start, end)
+            clip, notes = self._faces(row, file, start, end), picture_remarks(file)
         else:
             box = whole_box(row[self._column])
             if self.spec.region == "face":
@@ -96,6 +95,9 @@ class Reader:
             clip = media.read_frames(file, start, end, crop=box, size=size, every=self._every)
             if pick := self._pick:
                 clip = clip[pick(len(clip))]
+            notes = picture_remarks(file)
+        if said := "; ".join(filter(None, notes)):
+            self.notes[row["utterance"]] = f"{file.name}: {said}"
         return clip
 
     def _length_note(self, row: dict, file: Path) -> str | None:

@@ -13,6 +13,7 @@ from test_media import picture as drawn
 from foalkit.features import clips, faces, media
 from foalkit.features.container import Recording, opened, remarks
 from foalkit.features.media import first_frame, read_audio, read_frames, seconds
+from foalkit.features.reader import Reader
 
 SOUND = "pcm_s16le"
 
@@ -114,7 +115,7 @@ def test_a_squeezed_face_is_found_where_it_is(tmp_path, ravdess_root, shape):
 # ---- half-pictures, tracks, and what else must be said -------------------------------------------------
 
 
-def test_half_pictures_are_read_as_they_are_and_it_is_said(tmp_path, ravdess_root):
+def test_half_pictures_are_read_as_they_are_and_it_is_said(p, tmp_path, ravdess_root):
     clip = ravdess_root / "clips" / "Actor_01" / "01-01-01-01-01-01-01.mp4"
     true = read_frames(clip, 0, 1.0)[:, ::2, ::2]
     moving = np.stack([np.roll(picture, 6 * n, 1) for n, picture in enumerate(true)])  # 6 pixels a half-picture
@@ -130,7 +131,17 @@ def test_half_pictures_are_read_as_they_are_and_it_is_said(tmp_path, ravdess_roo
     for picture, one, other in zip(seen[::5], moving[0::10], moving[1::10], strict=True):
         found, between = faces.detect(picture), np.mean([faces.detect(one), faces.detect(other)], 0)
         assert np.abs(found - between).max() < 0.15 * between[2]
-    assert remarks(file) == ["its pictures are interlaced and read as they are: what moves has combed edges"]
+    said = "its pictures are interlaced and read as they are: what moves has combed edges"
+    assert remarks(file) == [said]
+    row = {"utterance": "u", "audio": "", "video": file.name, "start": 0.0, "end": 0.5, "crop": None, "face": None}
+    for stream in ("video", "face"):  # a corpus's features are noted alike
+        reader = Reader(p, stream, tmp_path, {})
+        reader.boxes_folder = tmp_path
+        reader.load(row)
+        assert reader.notes == {"u": f"field.mp4: {said}"}
+    reader = clips.ClipReader(p, "video")  # a clip's answer has it once, among the row's remarks
+    reader.load(whole := clips.clip_row(file))
+    assert whole["remarks"] == [said] and not any(reader.notes.values())
 
 
 def tracks(file, default=None, levels=(0.1, 0.2, 0.4)):

@@ -62,8 +62,8 @@ def printed_table(params: Params, rows: pd.DataFrame) -> pd.DataFrame:
 
     The price of peeking is of the same runs; beside it stands a published row's whole distance from its honest row.
     A column that says nothing is left out: folds where all protocols test as many, utterances where all rows of a
-    protocol answer as many, the mean of folds where it is the
-    pooled score, the seeds where there is one, and the paper's numbers where they are of another corpus.
+    protocol answer as many, the mean of folds where it is the pooled score, the seeds where there is one, and the
+    paper's numbers where they are of another corpus.
     """
     honest = rows[rows["protocol"] == "honest"].set_index("variant")["ua_pooled"]
     means, pooled = (rows[[f"{m}_{kind}" for m in METRICS]].to_numpy(float) for kind in ("folds", "pooled"))

@@ -95,9 +95,7 @@ class ClipReader(Reader):
         """One row's samples or frames; raises UserError for what cannot be read."""
         if self.kind != "sound":
             self.digests[row["video"]] = row["video"]  # one call's boxes: the file stays what it is
-            pictures = super().load(row)
-            self.notes.pop(row["utterance"], None)  # they are among the row's remarks
-            return pictures
+            return super().load(row)
         if not row["audio"]:
             raise media.MediaError(f"{row['utterance']}: has no sound")
         rate = getattr(self.encoder, "rate", media.SAMPLE_RATE)
@@ -109,6 +107,9 @@ class ClipReader(Reader):
         notes = [getattr(self.encoder, "note", lambda _: None)(samples), raised]
         self.notes[row["utterance"]] = "; ".join(filter(None, notes))
         return samples
+
+    def _picture_notes(self, file: Path) -> list[str]:
+        return []  # they are among the row's remarks: a window of a long film is not to open it once more
 
     def _samples(self, file: Path, start: float, end: float, rate: int) -> np.ndarray:
         if not self.ahead or math.isinf(end):

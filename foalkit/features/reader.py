@@ -85,20 +85,16 @@ class Reader:
             if own < rate:
                 notes.append(f"recorded at {own} Hz, raised to {rate} Hz: above {own // 2} Hz it holds nothing")
             notes += [of_several, self._length_note(row, file)]
-        elif self._looks_for_face(row):
-            clip, notes = self._faces(row, file, start, end), picture_remarks(file)
         else:
-            box = whole_box(row[self._column])
-            if self.spec.region == "face":
-                box = media.square(box)
-            size = self.encoder.size
-            clip = media.read_frames(file, start, end, crop=box, size=size, every=self._every)
-            if pick := self._pick:
-                clip = clip[pick(len(clip))]
-            notes = picture_remarks(file)
+            read = self._faces if self._looks_for_face(row) else self._pictures
+            clip, notes = read(row, file, start, end), self._picture_notes(file)
         if said := "; ".join(filter(None, notes)):
             self.notes[row["utterance"]] = f"{file.name}: {said}"
         return clip
+
+    def _picture_notes(self, file: Path) -> list[str]:
+        """What must be known of how a film's picture is read."""
+        return picture_remarks(file)
 
     def _length_note(self, row: dict, file: Path) -> str | None:
         """What must be known of a turn's own sound file that does not last as long as its label says."""
@@ -121,6 +117,14 @@ class Reader:
     def _looks_for_face(self, row: dict) -> bool:
         """Whether the face must be looked for: the manifest does not say where it is."""
         return self.spec.region == "face" and row["face"] is None
+
+    def _pictures(self, row: dict, file: Path, start: float, end: float) -> np.ndarray:
+        """The part of each frame that the manifest says, `(T, size, size, 3)`."""
+        box = whole_box(row[self._column])
+        if self.spec.region == "face":
+            box = media.square(box)
+        clip = media.read_frames(file, start, end, crop=box, size=self.encoder.size, every=self._every)
+        return clip[self._pick(len(clip))] if self._pick else clip
 
     def _faces(self, row: dict, file: Path, start: float, end: float) -> np.ndarray:
         """The detected face in each frame, `(T, size, size, 3)`; the boxes are kept for other streams of faces."""

@@ -101,6 +101,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
     labels = torch.tensor(data.labels(sides.train))
     shares = torch.tensor(data.shares(sides.train)) if t.target == "soft" else None
+    entropies = None if shares is None else torch.special.entr(shares).sum(1)  # what L_CE keeps of each clip at best
     held_out = {side: looked_up(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
     reached = _reach(net, data, sides.train, labels, p, streams, on)
     kept, history, best, weights, resumed = [], [], None, {}, []
@@ -120,10 +121,8 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
             targets = None if shares is None else shares[rows].to(on)
             terms = add_gradients(net, batch, labels[rows].to(on), p, processes, targets)
-            if targets is not None:
-                terms["votes_entropy"] = (
-                    torch.special.entr(shares[rows]).sum(1).mean()
-                )  # of answers that are the shares
+            if shares is not None:
+                terms["votes_entropy"] = entropies[rows].mean()
             if "avel" in terms:
                 whole = torch.stack([mask.any(1) for _, mask in batch.values()]).all(0).cpu()
                 terms |= _levels(net.core, labels[rows][whole], p)

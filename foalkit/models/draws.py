@@ -26,8 +26,8 @@ def _keep(shape: torch.Size, p: float, device: torch.device) -> Tensor:
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, keep: Tensor, p: float) -> Tensor:
-        ctx.scale, ctx.packed = 1 / (1 - p), x.device.type == "cpu"
-        # on the CPU an eighth of torch's masks
+        # on the CPU an eighth of torch's masks; a small one is not worth the packing
+        ctx.scale, ctx.packed = 1 / (1 - p), x.device.type == "cpu" and x.numel() > 2**18
         ctx.save_for_backward(torch.from_numpy(np.packbits(keep.numpy())) if ctx.packed else keep)
         return keep.to(x.dtype).mul_(x).mul_(ctx.scale)
 

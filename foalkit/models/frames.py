@@ -19,8 +19,11 @@ class Padded:
     def __init__(self, query_mask: Tensor, context_mask: Tensor, partner: Tensor):
         self.query_mask, self.partner = query_mask, partner
         # A softmax over no frame is 0 / 0: an absent context is attended to, padding as it is, and left out after.
-        self.present = context_mask.any(1)  # (B,)
-        self.looked_at = context_mask | ~self.present[:, None]
+        present = context_mask.any(1)  # (B,)
+        self.looked_at = context_mask | ~present[:, None]
+        # (P, B, 1, 1); None where a CPU has seen that there is none to zero: a GPU would have to be waited for
+        every = present.device.type == "cpu" and bool(present.all())
+        self.absent = None if every else ~present[partner][..., None, None]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         """Every pass's answers `(P, B, Tq, D)`."""
@@ -42,7 +45,7 @@ class Padded:
 
     def zero_absent(self, x: Tensor) -> Tensor:
         """`x` `(P, B, Tq, D)` with zeros where the asked context is absent."""
-        return x.masked_fill(~self.present[self.partner][..., None, None], 0)
+        return x if self.absent is None else x.masked_fill(self.absent, 0)
 
     def mean(self, x: Tensor) -> Tensor:
         """`(P, B, Tq, D)` averaged over real frames: `(P, B, D)`, zeros where there is none."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from foalkit.puppets.acting import perform
 from foalkit.puppets.casting import varied
@@ -211,9 +212,10 @@ def _encode(path: Path, pictures, sound: np.ndarray) -> int:
         audio = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
         audio.codec_context.flags |= av.codec.context.Flags.bitexact
         last, heard, n = None, 0, -1
+        to_yuv = VideoReformatter()  # one for all frames: a frame's own reformat sets FFmpeg's scaler up anew
         for n, picture in enumerate(pictures):
             if picture is not last:
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+                frame = to_yuv.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format="yuv420p")
                 last = picture
             frame.pts, frame.time_base = n, 1 / FPS
             container.mux(video.encode(frame))

@@ -103,10 +103,10 @@ def fold_interval(values) -> tuple[float, float]:
 
     For what a choice on the test fold adds: the choice ties a fold's speakers together, so folds are the units.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     values = np.asarray(values, float)
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -213,11 +213,11 @@ def _resampled(speakers: int) -> np.ndarray:
 
 def _expanded(speakers: int, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
     """The interval of a statistic of how often each speaker is drawn; not a number where they are too few."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # what scipy.stats calls, without its import of half a second
 
     if speakers < INTERVAL_FROM:
         return np.nan, np.nan
-    tail = norm.cdf(np.sqrt(speakers / (speakers - 1)) * t.ppf(0.025, speakers - 1))
+    tail = ndtr(np.sqrt(speakers / (speakers - 1)) * stdtrit(speakers - 1, 0.025))
     low, high = np.quantile(statistic(_resampled(speakers)), [tail, 1 - tail])
     return float(low), float(high)
 

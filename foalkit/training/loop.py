@@ -21,6 +21,7 @@ from foalkit.params import Params
 from foalkit.progress import progress
 from foalkit.results import scoring
 from foalkit.training import late, unfinished
+from foalkit.training.adamw import AdamW
 from foalkit.training.gradients import add_gradients, precision
 from foalkit.training.networks import Net, Streams, build_net
 from foalkit.training.predictions import looked_up, rows_of
@@ -96,9 +97,9 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
         np.random.seed(seed + processes.rank)
     learned = [w for w in net.parameters() if w.requires_grad]
-    optimiser = torch.optim.AdamW(learned, lr=t.lr, weight_decay=t.weight_decay, fused=True)
-    steps = t.epochs * -(-len(sides.train) // t.batch)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, _schedule(t.schedule, steps))
+    optimiser = AdamW(learned, lr=t.lr, weight_decay=t.weight_decay)
+    steps = -(-len(sides.train) // t.batch)  # of an epoch
+    share = _schedule(t.schedule, t.epochs * steps)
     labels = torch.tensor(data.labels(sides.train))
     shares = torch.tensor(data.shares(sides.train)) if t.target == "soft" else None
     entropies = None if shares is None else torch.special.entr(shares).sum(1)  # what L_CE keeps of each clip at best
@@ -110,14 +111,12 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         kept, history, best = [predictions], facts["history"], tuple(facts["best"])
         resumed = [*facts["resumed"], facts["epoch"] + 1]
         began, worked = began - facts["seconds"], worked - facts["cpu_seconds"]
-        rate.last_epoch = facts["epoch"] * steps // t.epochs
-        optimiser.param_groups[0]["lr"] = t.lr * _schedule(t.schedule, steps)(rate.last_epoch)
     written = time.monotonic()
     for epoch in progress(range(len(history) + 1, t.epochs + 1), f"{variant}, seed {seed}"):
         net.train()
         sums: dict[str, float] = {}  # loss terms over clips
         for step, rows in enumerate(_epoch_order(labels, t.sampler, rng).split(t.batch), 1):
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
             targets = None if shares is None else shares[rows].to(on)
             terms = add_gradients(net, batch, labels[rows].to(on), p, processes, targets)
@@ -132,8 +131,8 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
                 raise UserError(
                     f"{variant}: the loss is {terms['total'].item()} at epoch {epoch}, step {step}: lower training.lr"
                 )
+            optimiser.lr = t.lr * share((epoch - 1) * steps + step - 1)
             optimiser.step()
-            rate.step()
         row = {"epoch": epoch, **{n: v / len(labels) for n, v in sums.items()}}
         if isinstance(net.core, FoalNet):
             row["temperature"] = net.core.temperature.item()

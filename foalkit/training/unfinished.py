@@ -37,7 +37,7 @@ def keep(
         processes.reduce(torch.zeros(1, device=processes.device))
     if processes and processes.rank:
         return
-    moments = {f"{i}.{name}": x for i, state in optimiser.state_dict()["state"].items() for name, x in state.items()}
+    moments = {f"{i}.{name}": x for name, tensors in optimiser.moments.items() for i, x in enumerate(tensors)}
     groups = {"net": net.state_dict(), "best": best, "optimiser": moments}
     tensors = {f"{group}.{name}": x for group, named in groups.items() for name, x in named.items()}
     write_tensors(here / PARTS[0], {name: x.detach().cpu().clone() for name, x in tensors.items()})
@@ -69,11 +69,9 @@ def last(
             for group in ("net", "best", "optimiser")
         }
         net.load_state_dict(of["net"])
-        state: dict[int, dict] = {}
-        for name, x in of["optimiser"].items():
-            at, name = name.split(".", 1)
-            state.setdefault(int(at), {})[name] = x
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        for name, tensors in optimiser.moments.items():
+            for i, x in enumerate(tensors):
+                x.copy_(of["optimiser"][f"{i}.{name}"])
         _restore(random, rows)
         return facts, of["best"], pd.read_parquet(here / PARTS[1])
     return None

@@ -17,6 +17,7 @@ from foalkit.models import FoalNet
 from foalkit.results import records
 from foalkit.training import gradients, networks, runs
 from foalkit.training import loop as training
+from foalkit.training.adamw import AdamW
 
 
 def train(p, data, variant="foal-net", seed=0, protocol="honest", fold=1, **kwargs):
@@ -402,3 +403,21 @@ def test_bf16_steps_are_near_fp32_ones(p, easy, micro_batch, bf16_units):
     assert all(w.dtype == torch.float32 for w in net.parameters())
     assert seen["bf16"][0] != seen["fp32"][0] and seen["bf16"][0] == pytest.approx(seen["fp32"][0], rel=0.02)
     assert torch.norm(seen["bf16"][1] - seen["fp32"][1]) < 0.05 * torch.norm(seen["fp32"][1])
+
+
+def test_adamw_takes_the_steps_of_the_one_in_pytorch():
+    ours, theirs = (torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 3)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.1, weight_decay=0.02, fused=True)
+    optimiser = AdamW(list(ours.parameters()), lr=0.1, weight_decay=0.02)
+    for step in range(5):
+        optimiser.lr = reference.param_groups[0]["lr"] = 0.1 / (1 + step)
+        x = torch.randn(4, 7)
+        for net, one in ((ours, optimiser), (theirs, reference)):
+            one.zero_grad()
+            net(x).square().sum().backward()
+            if step == 2:  # a batch that reaches only some weights
+                net[0].weight.grad = None
+            one.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)

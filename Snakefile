@@ -42,7 +42,7 @@ try:
     ROWS = [(protocol, variant) for protocol, variant in ROWS if not WITHOUT & set(P.variants[variant].streams)]
 except (OSError, ValueError, KeyError, TypeError, AttributeError):
     FEATURES = {}
-GPUS = P.training.processes if P.training.device != "cpu" else 0
+GPUS = int(P.training.device != "cpu")
 GROUPS = [group for held_out in P.folds.groups for group in held_out]
 
 
@@ -179,7 +179,7 @@ if P.training.job == "fold":
         params:
             digest=lambda w: P.digest(w.variant),
             features=lambda w: features_of(w.variant, int(w.fold)),
-        threads: P.training.threads * P.training.processes
+        threads: P.training.threads
         resources:
             gpu=GPUS,
         message:
@@ -223,7 +223,7 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
                 protocol=_protocol,
                 variant=_variant,
             priority: len(P.variants[_variant].streams)  # long jobs first: no core waits for the last one
-            threads: P.training.threads * P.training.processes
+            threads: P.training.threads
             resources:
                 gpu=GPUS,
             message:
@@ -247,7 +247,7 @@ rule robustness:  # one job: the rows share the damaged features
         rows=TRIED,
     threads: 8
     resources:
-        gpu=min(GPUS, 1),
+        gpu=GPUS,
     message:
         "robustness: trained rows on a damaged test side"
     shell:

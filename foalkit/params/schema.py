@@ -64,9 +64,8 @@ class Training(Strict):
     """The loop. CPU runs with the same params, seed and `threads` give the same bytes on one machine at least."""
 
     epochs: Count = Field(40, description="passes over the training side")
-    batch: int = Field(64, ge=2, le=1_000_000, description="clips that one step sees, over all processes")
+    batch: int = Field(64, ge=2, le=1_000_000, description="clips that one step sees")
     micro_batch: Count | None = Field(None, description="clips at once through the input layers; null: all")
-    processes: Few = Field(1, description="GPUs (or CPU processes) that share a batch")
     local_batch: int | None = Field(None, ge=2, le=1_000_000, description="shares gathered without gradient (ledger 5)")
     lr: float = Field(1e-4, gt=0, le=1_000_000, description="AdamW's learning rate")
     weight_decay: float = Field(0.01, ge=0, le=10, description="AdamW's weight decay; 0: Adam")

@@ -1,4 +1,4 @@
-"""The loss of one batch and its gradients, the batch whole or in parts, on one device or shared by processes."""
+"""The loss of one batch and its gradients, the batch whole or in parts."""
 
 from contextlib import contextmanager
 
@@ -11,7 +11,6 @@ from foalkit import devices, losses
 from foalkit.models import FoalNet
 from foalkit.params import Params
 from foalkit.training.networks import Entered, Net, Streams, classify
-from foalkit.training.processes import Processes
 
 
 def loss_terms(
@@ -27,7 +26,7 @@ def loss_terms(
     `params` are the variant's, `entered` the streams that `core` reads. MEM's negatives are chosen by AVEL's
     similarity, without gradient (section 4). A batch that `training.local_batch` divides among processes has the
     same terms with fewer gradients, as what the released code gathers carries none (ledger row 5): AVEL's keys, the
-    own clip's too, and the frames of MEM's negatives. How many processes there are makes no difference then. Clips
+    own clip's too, and the frames of MEM's negatives. Clips
     that lack a stream have a `ce`, and no part in AVEL's pairs and MEM's. With `targets` `(B, classes)`, shares of
     votes, `ce` is of them; AVEL and MEM ask which clips are of one emotion, so theirs are the labels' all the same.
     """
@@ -85,32 +84,26 @@ def both_present(entered: Entered) -> Tensor | None:
 
 
 def add_gradients(
-    net: Net,
-    streams: Streams,
-    labels: Tensor,
-    params: Params,
-    processes: Processes | None = None,
-    targets: Tensor | None = None,
+    net: Net, streams: Streams, labels: Tensor, params: Params, targets: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Add the gradients of one batch's loss to the parameters'; returns `loss_terms`, of `targets` where given.
 
-    With `training.micro_batch` that many clips at a time pass the input layers, and several processes share them
-    out; AVEL's similarities and MEM's negatives are still those of the whole batch. The batch is entered once
+    With `training.micro_batch` that many clips at a time pass the input layers; AVEL's similarities and MEM's
+    negatives are still those of the whole batch. The batch is entered once
     without gradients, the loss differentiated with respect to what entered, and each part entered again, with
     the same random draws, to carry its rows of that gradient on (cached gradients: Gao et al., 2021).
     """
     wide = precision(params, labels.device.type)
     at_once = params.training.micro_batch or len(labels)
-    if processes is None and at_once >= len(labels):
+    if at_once >= len(labels):
         with wide:
             terms = loss_terms(net.core, net.enter(streams), labels, params, targets=targets)
         terms["total"].backward()
         return terms
 
-    mine = torch.arange(len(labels)) if processes is None else processes.rows(len(labels))
     parts = [
-        (rows, {s: (x[rows % len(labels)], mask[rows % len(labels)]) for s, (x, mask) in streams.items()})
-        for rows in mine.split(at_once)
+        (rows, {s: (x[rows], mask[rows]) for s, (x, mask) in streams.items()})
+        for rows in torch.arange(len(labels)).split(at_once)
     ]
     draws, entered = [], []
     with torch.no_grad(), wide:
@@ -118,8 +111,6 @@ def add_gradients(
             draws.append(_random_state())
             entered.append(net.enter(part))
     whole = [tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True)) for stream in zip(*entered, strict=True)]
-    if processes is not None:
-        whole = [tuple(processes.gather(v, len(labels)) for v in stream) for stream in whole]
     leaves = [(x.detach().requires_grad_(), mask) for x, mask in whole]
     with wide:
         terms = loss_terms(net.core, leaves, labels, params, targets=targets)
@@ -129,16 +120,10 @@ def add_gradients(
         _set_random_state(drawn)
         with wide:
             again = [x for x, _ in net.enter(part)]
-        # beyond the batch stand rows of another process's, entered only to fill a share
-        own = rows < len(labels)
-        learned = [
-            (x[own], leaf.grad[rows[own]]) for x, (leaf, _) in zip(again, leaves, strict=True) if x.requires_grad
-        ]
+        learned = [(x, leaf.grad[rows]) for x, (leaf, _) in zip(again, leaves, strict=True) if x.requires_grad]
         if learned:
             torch.autograd.backward(*zip(*learned, strict=True))
     _set_random_state(now)
-    if processes is not None:
-        processes.share_gradients(net)
     return terms
 
 

@@ -25,7 +25,6 @@ from foalkit.training.adamw import AdamW
 from foalkit.training.gradients import add_gradients, precision
 from foalkit.training.networks import Net, Streams, build_net
 from foalkit.training.predictions import looked_up, rows_of
-from foalkit.training.processes import Processes, launch
 from foalkit.training.terms import held_out_terms, reach
 
 Start = dict[str, dict[str, Tensor]]  # variant → its network's weights
@@ -56,7 +55,6 @@ def train(
     sides: Split,
     seed: int,
     protocol: str,
-    processes: Processes | None = None,
     start: Start | None = None,
     keep: Path | None = None,
 ) -> Result:
@@ -65,27 +63,24 @@ def train(
     `params` are the file's; the variant's settings are applied here. The test fold's logits are only kept:
     nothing is chosen by them under the honest protocol. `start` is what `runs.first_weights` gives, `keep` the folder
     that `runs.unfinished` names: finished epochs are kept there, and a run that was killed goes on from the last of
-    them. With `training.processes` above 1 the work is done by that many processes (`training.processes`). Raises
-    UserError when the loss stops being finite.
+    them. Raises UserError when the loss stops being finite.
     """
     if params.variants[variant].starts_from and not start:
         raise UserError(f"{variant} starts from other runs: give their weights (training.runs.first_weights)")
     p = params.for_variant(variant)
     if p.variants[variant].network == "late-product":
         return Result(**late.train(p, variant, data, sides, protocol))
-    if p.training.processes > 1 and processes is None:
-        return Result(**launch(params, variant, sides, seed, protocol, data.fold, keep))
     threads = torch.get_num_threads()
     torch.set_num_threads(p.training.threads)  # CPU sums depend on how many threads share them
     try:
-        return _train(p, variant, data, sides, seed, protocol, processes, start, keep)
+        return _train(p, variant, data, sides, seed, protocol, start, keep)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> Result:
+def _train(p, variant, data, sides, seed, protocol, start, keep) -> Result:
     began, worked, t = time.monotonic(), time.process_time(), p.training
-    on = processes.device if processes else device(t.device)
+    on = device(t.device)
     torch.manual_seed(seed)
     np.random.seed(seed)  # transformers draws WavLM's time masks from NumPy
     rng = torch.Generator().manual_seed(seed)
@@ -93,9 +88,6 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
     net = build_net(p, variant, data.stores, sides.train).to(on)
     if start:
         net.core.start_from(*start.values())
-    if processes is not None:
-        torch.manual_seed(seed + processes.rank)  # the same start everywhere, then draws of their own
-        np.random.seed(seed + processes.rank)
     learned = [w for w in net.parameters() if w.requires_grad]
     optimiser = AdamW(learned, lr=t.lr, weight_decay=t.weight_decay)
     steps = -(-len(sides.train) // t.batch)  # of an epoch
@@ -106,7 +98,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
     held_out = {side: looked_up(data, u) for side in ("validation", "test") if (u := getattr(sides, side))}
     reached = _reach(net, data, sides.train, labels, p, streams, on)
     kept, history, best, weights, resumed = [], [], None, {}, []
-    if keep and (before := unfinished.last(keep, net, optimiser, rng, processes)):
+    if keep and (before := unfinished.last(keep, net, optimiser, rng)):
         facts, weights, predictions = before
         kept, history, best = [predictions], facts["history"], tuple(facts["best"])
         resumed = [*facts["resumed"], facts["epoch"] + 1]
@@ -119,7 +111,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
             optimiser.zero_grad()
             batch = _batch(data.stores, streams, [sides.train[i] for i in rows], on)
             targets = None if shares is None else shares[rows].to(on)
-            terms = add_gradients(net, batch, labels[rows].to(on), p, processes, targets)
+            terms = add_gradients(net, batch, labels[rows].to(on), p, targets)
             if shares is not None:
                 terms["votes_entropy"] = entropies[rows].mean()
             if "avel" in terms:
@@ -136,8 +128,8 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         row = {"epoch": epoch, **{n: v / len(labels) for n, v in sums.items()}}
         if isinstance(net.core, FoalNet):
             row["temperature"] = net.core.temperature.item()
-        row |= _held_out_terms(net, data, held_out[selection], p, streams, on, processes)
-        now = _held_out(net, data, held_out, epoch, p, streams, processes)
+        row |= _held_out_terms(net, data, held_out[selection], p, streams, on)
+        now = _held_out(net, data, held_out, epoch, p, streams)
         kept.append(now)
         for side, scores in scoring.scores_by_epoch(now).set_index("split").iterrows():
             row |= {f"{side}_{m}": float(scores[m]) for m in ("wa", "ua", "loss")}
@@ -146,10 +138,10 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         if best is None or rank > best:
             best = rank
             weights = {n: v.detach().cpu().clone() for n, v in net.state_dict().items()}
-        if keep and epoch < t.epochs and _all(time.monotonic() - written > unfinished.EVERY, processes):
+        if keep and epoch < t.epochs and time.monotonic() - written > unfinished.EVERY:
             facts = {"epoch": epoch, "history": history, "best": best, "resumed": resumed}
             facts |= {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - worked}
-            unfinished.keep(keep, net, optimiser, rng, weights, kept, facts, processes)
+            unfinished.keep(keep, net, optimiser, rng, weights, kept, facts)
             written = time.monotonic()
     predictions = pd.concat(kept, ignore_index=True)
     spent, worked = time.monotonic() - began, time.process_time() - worked
@@ -158,7 +150,7 @@ def _train(p, variant, data, sides, seed, protocol, processes, start, keep) -> R
         history=pd.DataFrame(history),
         predictions=predictions,
         scores=scoring.selected_scores(scoring.scores_by_epoch(predictions)),
-        absent=_absent(net, data, held_out["test"], p, streams, processes),
+        absent=_absent(net, data, held_out["test"], p, streams),
         weights=weights,
         selection=selection,
         reach=reached,
@@ -176,7 +168,6 @@ def predict(
     streams: list[str],
     utterances: list[str],
     params: Params,
-    processes: Processes | None = None,
     without: str | None = None,
 ) -> np.ndarray:
     """Logits `(N, C)` float32 of utterances, without dropout; the stream `without` is hidden by its mask.
@@ -186,11 +177,9 @@ def predict(
     net.eval()
     t, on = params.training, next(net.parameters()).device
     logits = torch.zeros(len(utterances), len(params.corpus.classes), device=on)
-    rows = torch.arange(len(utterances))
-    mine = rows[processes.rank :: processes.count] if processes else rows
     at_once = t.micro_batch or (256 if isinstance(net.core, FoalNet | Unimodal) else t.batch)
     with torch.inference_mode(), precision(params, on.type):
-        for some in mine.split(at_once):
+        for some in torch.arange(len(utterances)).split(at_once):
             part = _batch(stores, streams, [utterances[i] for i in some], on)
             if without is not None:
                 part[without] = (part[without][0], torch.zeros_like(part[without][1]))
@@ -199,7 +188,7 @@ def predict(
                 silent = utterances[some[int(heard.int().argmin())]]
                 raise UserError(f"utterance {silent}: every stream is masked, nothing is left to predict from")
             logits[some] = net(part).float()
-    return (processes.reduce(logits) if processes else logits).cpu().numpy()
+    return logits.cpu().numpy()
 
 
 def _reach(net: Net, data: Data, train: list[str], labels: Tensor, params: Params, streams, on: str) -> dict:
@@ -219,7 +208,7 @@ def _levels(core: FoalNet, labels: Tensor, params: Params) -> dict[str, Tensor]:
     return dict(zip(("avel_chance", "avel_floor"), levels, strict=True))
 
 
-def _held_out_terms(net: Net, data: Data, known: dict, params: Params, streams, on, processes) -> dict[str, float]:
+def _held_out_terms(net: Net, data: Data, known: dict, params: Params, streams, on) -> dict[str, float]:
     """`terms.held_out_terms` of a side, its clips passing the input layers in parts where training does that, too."""
 
     def enter(rows: Tensor):
@@ -231,26 +220,19 @@ def _held_out_terms(net: Net, data: Data, known: dict, params: Params, streams, 
             ]
         return [tuple(torch.cat(pieces) for pieces in zip(*stream, strict=True)) for stream in zip(*parts, strict=True)]
 
-    return held_out_terms(net, enter, torch.tensor(known["true"]).long(), params, processes)
+    return held_out_terms(net, enter, torch.tensor(known["true"]).long(), params)
 
 
-def _all(yes: bool, processes: Processes | None) -> bool:
-    """Whether all processes say yes: their clocks differ, and what they do next they do together."""
-    if processes is None:
-        return yes
-    return bool(processes.reduce(torch.tensor([float(yes)], device=processes.device), "mean") == 1)
-
-
-def _held_out(net, data: Data, held_out: dict, epoch: int, params: Params, streams, processes) -> pd.DataFrame:
+def _held_out(net, data: Data, held_out: dict, epoch: int, params: Params, streams) -> pd.DataFrame:
     """The logits of validation and test."""
     tables = []
     for side, known in held_out.items():
-        logits = predict(net, data.stores, streams, known["utterance"], params, processes)
+        logits = predict(net, data.stores, streams, known["utterance"], params)
         tables.append(rows_of(data, known, logits, split=side, epoch=np.int16(epoch)))
     return pd.concat(tables)
 
 
-def _absent(net, data: Data, known: dict, params: Params, streams, processes) -> pd.DataFrame:
+def _absent(net, data: Data, known: dict, params: Params, streams) -> pd.DataFrame:
     """The selected epoch's logits of Foal-Net, with each of its streams hidden in turn, of clips that have both."""
     parts = []
     if not isinstance(net.core, FoalNet):
@@ -259,7 +241,7 @@ def _absent(net, data: Data, known: dict, params: Params, streams, processes) ->
     if not all(whole):
         known = looked_up(data, [u for u, complete in zip(known["utterance"], whole, strict=True) if complete])
     for hidden in streams if any(whole) else []:
-        logits = predict(net, data.stores, streams, known["utterance"], params, processes, without=hidden)
+        logits = predict(net, data.stores, streams, known["utterance"], params, without=hidden)
         parts.append(rows_of(data, known, logits, condition=f"no {hidden}"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"utterance": []})
 

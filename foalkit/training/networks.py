@@ -122,8 +122,6 @@ def _cfn_sr(params: Params, variant: str, stores: dict[str, FeatureStore], scale
     """CFN-SR, or its one-modality network, for stored frames and MFCCs."""
     own, streams, classes = params.cfn_sr, params.variants[variant].streams, len(params.corpus.classes)
     where = f"params {params.name}, variant {variant}"
-    if params.training.processes > 1:
-        raise UserError(f"{where}: batch normalisation needs the whole batch: set training.processes=1")
     encoders = [params.features[s].encoder for s in streams]
     if encoders not in (["frames"], ["mfcc"], ["frames", "mfcc"]):
         raise UserError(

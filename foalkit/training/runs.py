@@ -1,14 +1,12 @@
-"""Runs: trained, saved, read back; and the worker that `training.processes.launch` starts."""
+"""Runs: trained, saved, read back."""
 
-import json
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 
-from foalkit import UserError, devices
+from foalkit import devices
 from foalkit.corpora.folds import Split, check_coverage, split, write_random_parts
 from foalkit.features import leaks
 from foalkit.features.data import Data, open_data
@@ -18,7 +16,6 @@ from foalkit.params.trained_on import may_have_seen, trained_on
 from foalkit.progress import progress
 from foalkit.results import records, terms
 from foalkit.training.loop import Result, Start, train
-from foalkit.training.processes import Processes, write_result
 
 
 def save(
@@ -167,23 +164,3 @@ def run_all(params: Params, runs: list[tuple[str, str, int, int]]) -> list[Path]
     return [
         run(params, variant, fold, seed, protocol, data) for protocol, variant, fold, seed in progress(runs, "runs")
     ]
-
-
-def _work(folder: Path) -> None:
-    """One of the processes that share a run: train its part; the first one writes the result."""
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    params, variant = Params.model_validate(job["params"]), job["variant"]
-    processes = Processes(params.for_variant(variant).training.device)
-    keep, streams = job["keep"] and Path(job["keep"]), params.variants[variant].streams
-    data = open_data(params, streams).of_fold(params, job["fold"], streams)
-    try:
-        result = train(params, variant, data, Split(**job["sides"]), job["seed"], job["protocol"], processes, keep=keep)
-    except UserError as error:
-        (folder / "error.txt").write_text(str(error), encoding="utf-8")
-        raise SystemExit(1) from None
-    if processes.rank == 0:
-        write_result(folder, vars(result))
-
-
-if __name__ == "__main__":
-    _work(Path(sys.argv[1]))

@@ -10,7 +10,6 @@ from foalkit.models import FoalNet
 from foalkit.params import Params
 from foalkit.training.gradients import both_present, loss_terms, precision, same_draws
 from foalkit.training.networks import Entered, Net, Streams, classify
-from foalkit.training.processes import Processes
 
 
 def reach(net: Net, streams: Streams, labels: Tensor, params: Params) -> dict[str, dict[str, int]]:
@@ -40,9 +39,7 @@ def _reached(value: Tensor, weights: dict[str, Tensor]) -> set[str]:
 
 
 @torch.inference_mode()
-def held_out_terms(
-    net: Net, enter: Callable[[Tensor], Entered], labels: Tensor, params: Params, processes: Processes | None = None
-) -> dict[str, float]:
+def held_out_terms(net: Net, enter: Callable[[Tensor], Entered], labels: Tensor, params: Params) -> dict[str, float]:
     """The weighted terms on clips that were not trained on, `labels` `(N,)`, without dropout, in batches as trained.
 
     `enter(rows)` gives these clips' streams after the input layers; the batches are equal parts of one fixed order.
@@ -64,13 +61,11 @@ def held_out_terms(
         **({"mem": 1, "mem_accuracy": 1, "mem_accuracy_drawn": 1} if params.loss.mem else {}),
     }
     sums = {name: torch.zeros(2, size, dtype=torch.float64) for name, size in sums.items()}
-    for rows in parts[processes.rank :: processes.count] if processes else parts:
+    for rows in parts:
         with precision(params, next(net.parameters()).device.type):
             measured = _measures(net.core, enter(rows), labels[rows], params, rng)
         for name, (value, count) in measured.items():
             sums[name] += torch.stack([value * count, count]).double().view(2, -1)
-    if processes:
-        sums = {name: processes.reduce(s.to(processes.device)).cpu() for name, s in sums.items()}
     return {f"held_{n}": float((s / c)[c > 0].mean()) for n, (s, c) in sums.items() if (c > 0).any()}
 
 

@@ -10,33 +10,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from foalkit.files import file_digest, read_mapping, write_json, write_parquet, write_tensors
-from foalkit.training.processes import Processes
 
 EVERY = 10.0  # seconds between two keepings at least: to train shorter epochs again costs less than to write each
-PARTS = ("tensors.safetensors", "predictions.parquet")
+PARTS = ("tensors.safetensors", "predictions.parquet", "random.safetensors")
 
 
-def keep(
-    folder: Path,
-    net,
-    optimiser,
-    rows: torch.Generator,
-    best: dict,
-    predictions,
-    facts: dict,
-    processes: Processes | None,
-) -> None:
+def keep(folder: Path, net, optimiser, rows: torch.Generator, best: dict, predictions, facts: dict) -> None:
     """Write all that the rest of a run depends on, state.json last, and remove the epoch that was kept before.
 
     `best` are the selected epoch's weights so far; `facts` (of JSON) hold at least `epoch`.
     """
     here = folder / f"epoch{facts['epoch']}"
     here.mkdir(parents=True, exist_ok=True)
-    write_tensors(here / f"random{processes.rank if processes else 0}.safetensors", _random(rows))
-    if processes:  # each has draws of its own; who waits here knows that all have written theirs
-        processes.reduce(torch.zeros(1, device=processes.device))
-    if processes and processes.rank:
-        return
+    write_tensors(here / PARTS[2], _random(rows))
     moments = {f"{i}.{name}": x for name, tensors in optimiser.moments.items() for i, x in enumerate(tensors)}
     groups = {"net": net.state_dict(), "best": best, "optimiser": moments}
     tensors = {f"{group}.{name}": x for group, named in groups.items() for name, x in named.items()}
@@ -48,9 +34,7 @@ def keep(
             shutil.rmtree(older)
 
 
-def last(
-    folder: Path, net, optimiser, rows: torch.Generator, processes: Processes | None
-) -> tuple[dict, dict[str, Tensor], pd.DataFrame] | None:
+def last(folder: Path, net, optimiser, rows: torch.Generator) -> tuple[dict, dict[str, Tensor], pd.DataFrame] | None:
     """Bring a run back to the last epoch that was kept whole: its facts, its best weights and predictions so far.
 
     None where nothing was kept: the run begins at its beginning.
@@ -62,7 +46,7 @@ def last(
                 continue
         except (OSError, ValueError, KeyError):  # killed while it was written
             continue
-        random = load_file(here / f"random{processes.rank if processes else 0}.safetensors")
+        random = load_file(here / PARTS[2])
         tensors = load_file(here / PARTS[0])
         of = {
             group: {name.removeprefix(f"{group}."): x for name, x in tensors.items() if name.startswith(f"{group}.")}

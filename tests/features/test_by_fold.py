@@ -1,17 +1,14 @@
 """Features made elsewhere for each fold: a run reads its own fold's set and no other, and its record says which."""
 
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import refused, with_training
+from conftest import refused
 
-from foalkit import UserError, doctor, notebook, params
-from foalkit.corpora.folds import split
+from foalkit import doctor, notebook, params
 from foalkit.corpora.overview import check as check_corpus
 from foalkit.features.data import extract, open_data, prepare, sources, unnamed, up_to_date
 from foalkit.files import read_mapping
@@ -23,7 +20,7 @@ from foalkit.report.page import write_report
 from foalkit.results import records
 from foalkit.results.encoders import encoders_table
 from foalkit.results.variants import variant_result, write_five_fold
-from foalkit.training import loop, processes, runs
+from foalkit.training import runs
 from foalkit.training.robustness import measure
 
 FOLDS = range(1, 6)
@@ -116,27 +113,6 @@ def test_a_run_opens_no_other_folds_store(trained, tmp_path):
         shutil.rmtree(p.for_fold(fold).store_folder("video"))
     runs.run(p, "video", 2, 0, "honest", data)
     assert record_of(p, "video", 2)["predictions_digest"] == record_of(trained, "video", 2)["predictions_digest"]
-
-
-def test_processes_that_share_a_run_read_its_fold(trained, made, monkeypatch):
-    p, seen = with_training(trained, processes=2), {}
-
-    def work(call, **how):  # one of them, in this process
-        with pytest.raises(SystemExit):
-            runs._work(Path(call[-1]))
-        return SimpleNamespace(returncode=1)
-
-    def stop(params, variant, data, *rest, **more):
-        seen.update(data.stores)
-        raise UserError("seen enough")
-
-    monkeypatch.setattr(processes.subprocess, "run", work)
-    monkeypatch.setattr(runs, "Processes", lambda device: SimpleNamespace(rank=0))
-    monkeypatch.setattr(runs, "train", stop)
-    data = open_data(p, ["video"]).of_fold(p, 4, ["video"])
-    sides = split(data.table, p, 4, "honest", "video")
-    assert refused(lambda: loop.train(p, "video", data, sides, 0, "honest")) == "seen enough"
-    np.testing.assert_array_equal(seen["video"][sides.test[0]], of_file(made, 4, sides.test[0]))
 
 
 def test_what_changes_in_one_folds_files_is_trained_anew_and_nothing_else(trained, made, tiny, tmp_path):

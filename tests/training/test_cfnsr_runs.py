@@ -193,7 +193,6 @@ def test_what_cfn_sr_cannot_read_is_refused(p, data):
     def built(q, variant="cfn-audio"):
         return refused(lambda: networks.build_net(q, variant, data.stores, sides.train))
 
-    assert "set training.processes=1" in built(with_training(p, processes=2))
     spec = p.features["face-frames"].model_copy(update={"encoder": "hog"})
     q = p.model_copy(update={"features": {**p.features, "face-frames": spec}})
     assert "reads pictures (encoder frames)" in built(q, "cfn-video")

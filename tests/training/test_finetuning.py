@@ -1,8 +1,4 @@
-"""A trained WavLM in the same loop: what moves, the whole batch's losses from parts of it, two processes as one."""
-
-import json
-import subprocess
-import sys
+"""A trained WavLM in the same loop: what moves, the whole batch's losses from parts of it."""
 
 import numpy as np
 import pytest
@@ -10,7 +6,7 @@ import torch
 from conftest import batch_of, in_double, quiet, refused, with_training
 from transformers import WavLMConfig, WavLMModel
 
-from foalkit import ROOT, params
+from foalkit import params
 from foalkit.corpora.folds import split
 from foalkit.features.data import open_data
 from foalkit.models import Unimodal
@@ -156,75 +152,6 @@ def test_a_trained_wavlm_takes_parts_too(p, easy):
         torch.testing.assert_close(found[n], expected[n], rtol=1e-4, atol=1e-7)
 
 
-# ---- two processes ---------------------------------------------------------------------------------
-
-WORKER = """
-import sys
-import torch
-from safetensors.torch import load_file, save_file
-from foalkit import params
-from foalkit.training import gradients, loop as training, networks
-from foalkit.training.processes import Processes
-
-class Store:
-    def __init__(self, width):
-        self.width = width
-
-here = Processes("cpu")
-for folder in sys.argv[1:]:
-    p = params.Params.model_validate_json(open(f"{folder}/params.json").read())
-    saved = load_file(f"{folder}/batch.safetensors")
-    streams = {s: (saved[s], saved[f"{s}_mask"]) for s in ("audio", "video")}
-    net = networks.build_net(p, "foal-net", {s: Store(x.shape[2]) for s, (x, _) in streams.items()}, []).double()
-    net.load_state_dict({n.removeprefix("net."): v for n, v in saved.items() if n.startswith("net.")})
-    terms = gradients.add_gradients(net, streams, saved["labels"], p, here)
-    grads = {n: w.grad for n, w in net.named_parameters() if w.grad is not None}
-    save_file({**grads, **{f"term.{n}": v.detach() for n, v in terms.items()}}, f"{folder}/rank{here.rank}.safetensors")
-"""
-
-
-@pytest.fixture(scope="module")
-def shared_batches(p, easy, tmp_path_factory):
-    """{clips: (folder of both ranks' gradients, params, net, streams, labels)}, all in one start of two processes."""
-    from safetensors.torch import save_file
-
-    p, batches = with_training(quiet(p, standardise=[]).for_variant("foal-net"), micro_batch=2), {}
-    top = tmp_path_factory.mktemp("shared-batches")
-    for clips in (10, 9):
-        folder = top / str(clips)
-        folder.mkdir()
-        torch.manual_seed(0)
-        net, streams, labels = in_double(p, easy, range(0, 6 * clips, 6))
-        saved = {f"net.{n}": v for n, v in net.state_dict().items()} | {"labels": labels}
-        for s, (x, mask) in streams.items():
-            saved |= {s: x, f"{s}_mask": mask}
-        save_file(saved, folder / "batch.safetensors")
-        (folder / "params.json").write_text(json.dumps(p.model_dump(mode="json")))
-        batches[clips] = folder, p, net, streams, labels
-    (top / "worker.py").write_text(WORKER)
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    call += [str(top / "worker.py"), *(str(folder) for folder, *_ in batches.values())]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return batches
-
-
-@pytest.mark.parametrize("clips", [10, 9])  # shares of five, and of five and four
-def test_two_processes_give_the_joined_batchs_losses_and_gradients(shared_batches, clips):
-    from safetensors.torch import load_file
-
-    folder, p, net, streams, labels = shared_batches[clips]
-    terms = gradients.add_gradients(net, streams, labels, with_training(p, micro_batch=None))
-    expected = gradients_of(net)
-    for rank in (0, 1):
-        found = load_file(folder / f"rank{rank}.safetensors")
-        for n, value in terms.items():
-            torch.testing.assert_close(found.pop(f"term.{n}"), value.detach(), rtol=1e-12, atol=0)
-        assert found.keys() == expected.keys()
-        for n in expected:
-            torch.testing.assert_close(found[n], expected[n], rtol=1e-9, atol=1e-13)
-
-
 # ---- the demo's raw sound --------------------------------------------------------------------------
 
 
@@ -272,13 +199,6 @@ def test_wavlm_is_trained_end_to_end_and_its_front_end_is_not(trained, variant):
 def test_the_same_fine_tuning_twice_gives_the_same_bytes(fine, trained):
     (_, one), (_, two) = trained["foal-net"], start_and_end(fine, "foal-net")
     assert one.predictions.equals(two.predictions)
-
-
-def test_two_launched_processes_train_a_run(fine, monkeypatch):
-    monkeypatch.setattr(training.time, "monotonic", lambda: 0.0)
-    both = fine.model_copy(update={"training": fine.training.model_copy(update={"processes": 2, "epochs": 1})})
-    _, result = start_and_end(both, "foal-net")
-    assert len(result.history) == 1 and np.isfinite(result.predictions.filter(like="logit_")).all(axis=None)
 
 
 def test_a_trained_wavlm_wants_samples(fine):

@@ -1,7 +1,6 @@
 """A run that is killed goes on from its last finished epoch, and ends in the bytes of one that was not."""
 
 import json
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from conftest import with_training
 
 from foalkit.files import file_digest
 from foalkit.results import records
-from foalkit.training import loop, processes, runs, unfinished
+from foalkit.training import loop, runs, unfinished
 
 
 class Killed(BaseException):
@@ -79,7 +78,7 @@ def test_a_killed_run_ends_in_the_same_bytes(p, easy, tmp_path, killed, variant,
     assert not list(file.parent.glob("unfinished*"))
 
 
-@pytest.mark.parametrize("damage", ["state.json", "tensors.safetensors", "predictions.parquet", "random0.safetensors"])
+@pytest.mark.parametrize("damage", ["state.json", "tensors.safetensors", "predictions.parquet", "random.safetensors"])
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_what_was_kept_by_halves_does_not_count(p, easy, tmp_path, killed, damage, how):
     wanted = ("audio", 1, 0, "honest")
@@ -107,28 +106,6 @@ def test_short_epochs_are_not_written(p, easy, tmp_path, monkeypatch):
     runs.run(in_folder(p, tmp_path), "audio", 1, 0, "honest", easy)
 
 
-LAUNCHED = """
-import os, sys
-from pathlib import Path
-from foalkit.training import loop, runs, unfinished
-
-unfinished.EVERY = -1.0
-real, kept = unfinished.keep, []
-
-def keep(*given):
-    real(*given)
-    kept.append(1)
-    if len(kept) == 2 and not Path(sys.argv[1] + "-was-killed").exists():
-        given[-1].reduce(given[-1].rows(2).float())  # both are here
-        if given[-1].rank == 0:
-            Path(sys.argv[1] + "-was-killed").touch()
-        os._exit(9)
-
-unfinished.keep = keep
-runs._work(Path(sys.argv[1]))
-"""
-
-
 def test_all_that_draws_goes_on_where_it_was():
     rows = torch.Generator().manual_seed(5)
 
@@ -143,28 +120,3 @@ def test_all_that_draws_goes_on_where_it_was():
     draws()
     unfinished._restore(states, rows)
     assert all(torch.equal(a, b) for a, b in zip(first, draws(), strict=True))
-
-
-def test_processes_that_share_a_run_go_on_together(tiny, data, tmp_path, monkeypatch):
-    """With draws of their own: each has its dropout, and one that is killed stops the others."""
-    shared = with_training(tiny, processes=2, epochs=3)
-    sides = data_sides(shared, ("audio", 1, 0, "honest"), data)
-    script = tmp_path / "work.py"
-    script.write_text(LAUNCHED)
-    real = subprocess.run
-
-    def instead(call, **how):
-        if whole:  # nothing is left to be killed
-            open(call[-1] + "-was-killed", "w").close()
-        return real([*call[: call.index("-m", 3)], str(script), call[-1]], **how)
-
-    monkeypatch.setattr(processes.subprocess, "run", instead)
-    whole = True
-    expected = loop.train(shared, "audio", data, sides, 0, "honest", keep=tmp_path / "whole")
-    whole = False
-    with pytest.raises(Exception, match="processes ended with an error"):
-        loop.train(shared, "audio", data, sides, 0, "honest", keep=tmp_path / "broken")
-    whole = True
-    result = loop.train(shared, "audio", data, sides, 0, "honest", keep=tmp_path / "broken")
-    assert result.resumed == [3] and expected.resumed == []
-    assert result.predictions.equals(expected.predictions) and result.history.equals(expected.history)

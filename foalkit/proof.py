@@ -26,8 +26,8 @@ from typing import NamedTuple
 
 from foalkit import ROOT, one_line
 
-# what another program loads, what its own Python file must load, and torchvision (see its try)
-NOT_LOADED = r"_vendored|(tbb|omp)pool|_matfuncs_sqrtm_triu|^torchvision\b"
+# what needs another program or Tk, what its own Python file must load, and torchvision (see its try)
+NOT_LOADED = r"_vendored|(tbb|omp)pool|_imagingtk|_tkagg|_matfuncs_sqrtm_triu|^torchvision\b"
 MODULE = r"\w+(/__init__)?\.py"
 SLOW = ("llvmlite", "numba", "librosa")
 TIME = 300  # seconds for all tries together; they take ten

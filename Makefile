@@ -113,7 +113,7 @@ clean:  ## remove outputs/<PARAMS>; features and generated corpora stay
 clean-features: $(BIN)/.installed  ## list the features, face boxes and corpora that no outputs name; REMOVE=yes removes them
 	@$(BIN)/python -m foalkit clean-features $(if $(filter yes,$(REMOVE)),--remove)
 
-$(BIN)/.installed: requirements.lock requirements-weights.lock pyproject.toml
+$(BIN)/.installed: requirements.lock requirements-weights.lock pyproject.toml install.py
 	@command -v $(call quoted,$(PYTHON)) >/dev/null || \
 		{ echo "error: $(PYTHON) is not installed; install Python 3.11-3.13 (or make PYTHON=...)"; exit 1; }
 	@$(call quoted,$(PYTHON)) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

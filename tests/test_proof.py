@@ -121,6 +121,12 @@ def test_what_all_need_is_named_alone(tmp_path):
     assert "numpy: ValueError: numpy.dtype size changed" in line
 
 
+def test_a_build_of_ffmpeg_that_lacks_a_codec_fails(monkeypatch):
+    monkeypatch.setattr(proof, "CODECS", {"r": ("h264",), "w": ("aac", "no-such")})
+    with pytest.raises(ValueError, match="no-such"):
+        proof.TRIES["av"]()
+
+
 @pytest.mark.parametrize(
     ("file", "text", "wrong"),
     [

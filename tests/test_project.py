@@ -110,9 +110,17 @@ def test_text_is_read_and_written_as_utf_8_in_every_locale():
             name = getattr(call.func, "attr", getattr(call.func, "id", ""))
             given = {k.arg: k.value for k in call.keywords}
             mode = [a.value for a in call.args if isinstance(a, ast.Constant) and set(str(a.value)) <= set("rwax+bt")]
-            opens = name == "open" and getattr(getattr(call.func, "value", None), "id", "") not in ("av", "os", "wave")
+            opens = name == "open" and getattr(getattr(call.func, "value", None), "id", "") not in (
+                "av",
+                "os",
+                "wave",
+                "Image",
+            )
             text = name in ("read_text", "write_text") or (opens and "b" not in "".join(mode))
             text = text or "text" in given or "universal_newlines" in given
+            text = text and not (
+                name == "read_text" and call.args
+            )  # a path's first is the encoding, a package's the file
             assert not text or "encoding" in given, f"{file.name}, line {call.lineno}: in which encoding?"
 
 

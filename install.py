@@ -160,10 +160,9 @@ def prove() -> bool:
                 replaced |= again
                 continue
         for package, error, to_do in faults:
-            what = (
-                "it fails as its maker built it: is this machine supported (README)?" if package in replaced else to_do
-            )
-            print(f"error: {package}: {error}; {what}")
+            if package in replaced:
+                to_do = "no file of it in pip's indexes works here: the README names the machines that are supported"
+            print(f"error: {package}: {error}; {to_do}")
         if done.returncode and not faults:
             print("error: the packages could not be tried (above says why)")
         return done.returncode == 0

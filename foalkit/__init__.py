@@ -1,5 +1,6 @@
 """foalkit: published multimodal emotion recognition results, rerun, doubted and trusted."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -9,8 +10,16 @@ arithmetic.limit_numpy()
 
 __version__ = "0.1.0"
 
-ROOT = Path(__file__).resolve().parent.parent
-"""The project's folder: notebooks/, params/ and outputs/ lie in it whatever the caller's directory."""
+_PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = not (_PACKAGE / "shared").is_dir()
+"""Whether this package lies in a checkout; a wheel holds foalkit/shared/ (setup.py)."""
+
+SHARED = _PACKAGE.parent if CHECKOUT else _PACKAGE / "shared"
+"""Where params/, notebooks/, profiles/, the Snakefile and the locks lie."""
+
+ROOT = SHARED if CHECKOUT else Path(os.environ.get("FOALKIT_ROOT") or ".").resolve()
+"""The project's folder, in which outputs/ and all relative paths lie: the checkout, whatever the caller's directory; of
+an installed package the folder that FOALKIT_ROOT names, or else the caller's directory."""
 
 
 def one_line(text: str) -> str:

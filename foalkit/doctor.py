@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from foalkit import ROOT, UserError, arithmetic, devices, one_line, proof
+from foalkit import CHECKOUT, ROOT, SHARED, UserError, arithmetic, devices, one_line, proof
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 AGAIN = "touch requirements.lock, then make demo installs them"
+if not CHECKOUT:
+    AGAIN = f"python -m pip install --require-hashes -r {SHARED / 'requirements.lock'} installs them"
 
 
 class Finding(NamedTuple):
@@ -92,7 +94,7 @@ def _packages(_) -> Iterator[Finding]:
     from packaging.utils import canonicalize_name
 
     there = {canonicalize_name(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]}
-    locks = [(ROOT / f"requirements{which}.lock").read_text(encoding="utf-8") for which in ("", "-weights")]
+    locks = [(SHARED / f"requirements{which}.lock").read_text(encoding="utf-8") for which in ("", "-weights")]
     lines = re.findall(r"^([\w.-]+==[^\\\n]+)", "".join(locks), re.M)
     wanted = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate()]
     versions = [(r, there.get(canonicalize_name(r.name))) for r in wanted]
@@ -100,7 +102,7 @@ def _packages(_) -> Iterator[Finding]:
     other = [f"{r.name} {v} (locked: {str(r.specifier)[2:]})" for r, v in versions if v and v not in r.specifier]
     yield Finding("packages", f"{len(wanted) - len(missing) - len(other)} of {len(wanted)} as in requirements.lock")
     if missing:
-        yield Finding("packages", f"missing: {_few(missing)}", AGAIN, stops=True)
+        yield Finding("packages", f"missing: {_few(missing)}", AGAIN, stops=CHECKOUT)  # elsewhere the tools may lack
     if other:
         yield Finding("packages", f"another version: {_few(other)}", f"{AGAIN}; numbers may differ until then")
 

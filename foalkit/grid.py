@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import yaml
 
-from foalkit import ROOT, UserError, devices
+from foalkit import CHECKOUT, ROOT, SHARED, UserError, devices
 from foalkit.files import sweep, take_lock
 from foalkit.params import load
 from foalkit.results.records import claim
@@ -23,6 +23,8 @@ from foalkit.results.records import claim
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # paths and what is said may hold any letter, whatever the locale
 UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+# its jobs have the same project's folder, and a file in it never stands for a module of Python's
+PLACE = {} if CHECKOUT else {"FOALKIT_ROOT": str(ROOT), "PYTHONSAFEPATH": "1"}
 # what nobody needs of Snakemake's log: what is left says which job runs, how far the grid is, and what went wrong
 NOISE = re.compile(
     r"Select jobs|Execute \d+ jobs|\[[A-Z][a-z][a-z] |Finished jobid|Assuming|Using shell|Building DAG|Rules claiming"
@@ -57,7 +59,7 @@ def run(
 
     p = load(params, overrides)
     claim(p)  # before anything is written there
-    call = [sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "--keep-going"]
+    call = [sys.executable, "-m", "snakemake", "-s", SHARED / "Snakefile", "--keep-going"]
     call += ["--rerun-incomplete", "--keep-incomplete", "--rerun-triggers", "params", "input"]
     if executor:
         if odd := [str(path) for path in (folder, p.folder) if re.search(r"['\\]", str(path))]:
@@ -116,7 +118,7 @@ def _tell(logs: str, folder: Path) -> None:
 def _snakemake(call: list, folder: Path, living) -> int:
     """Run it and print what is worth reading; it holds the lock too, since it may outlive this process."""
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
-    how |= {"pass_fds": [living.fileno()], "env": {**os.environ, **THREADS, **UTF8}, "cwd": folder}
+    how |= {"pass_fds": [living.fileno()], "env": {**os.environ, **THREADS, **UTF8, **PLACE}, "cwd": folder}
     with subprocess.Popen(call, **how) as grid:
         try:
             for line in grid.stdout:
@@ -175,7 +177,7 @@ def _queued(folder: Path) -> list[str]:
 
 def _profile(executor: str) -> Path:
     """The profile's folder; raises UserError where it, or what its executor needs, is not there."""
-    profile = ROOT / "profiles" / executor  # an absolute path stays what it is
+    profile = SHARED / "profiles" / executor  # an absolute path stays what it is
     try:
         name = yaml.safe_load((profile / "config.yaml").read_text(encoding="utf-8"))["executor"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):

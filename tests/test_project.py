@@ -28,7 +28,7 @@ def normal(name: str) -> str:
 
 def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return project["dependencies"] + project["optional-dependencies"]["dev"]
+    return [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
 
 
 def test_every_requirement_is_locked_at_a_version_it_admits():

@@ -7,7 +7,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from foalkit import ROOT, UserError, arithmetic
+from foalkit import ROOT, SHARED, UserError, arithmetic
 from foalkit.files import digest
 from foalkit.params.errors import unknown, validate
 from foalkit.params.merge import difference, over, put, without_nulls
@@ -36,7 +36,7 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
         path = ROOT / path
     ledger = read_ledger()
     data = _file(path, ledger)
-    where = str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    where = str(next((path.relative_to(root) for root in (SHARED, ROOT) if path.is_relative_to(root)), path))
     changes = _changes(overrides)
     changed = copy.deepcopy(data)
     for key, value in changes.items():
@@ -65,17 +65,18 @@ def load(params: str | Path, overrides: str | typing.Sequence[str] = ()) -> Para
 
 
 def params_files() -> list[str]:
-    """The names of the params files in params/."""
-    return sorted(p.stem for p in (ROOT / "params").glob("*.yaml") if p.stem not in NOT_SETTINGS)
+    """The names of the params files in params/, the project's own and those that come with the package."""
+    found = {p.stem for root in (ROOT, SHARED) for p in (root / "params").glob("*.yaml")}
+    return sorted(found - set(NOT_SETTINGS))
 
 
 def read_ledger() -> dict[int, LedgerRow]:
     """The ledger's rows by number, from params/ledger.yaml."""
-    rows = read_file(ROOT / "params" / "ledger.yaml")
+    rows = read_file(SHARED / "params" / "ledger.yaml")
     return {number: validate(LedgerRow, row, f"ledger.yaml: {number}") for number, row in rows.items()}
 
 
-def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[PublishedRow]:
+def read_published(file: Path = SHARED / "params" / "published.yaml") -> list[PublishedRow]:
     """The registry of printed results, in the file's order.
 
     Raises UserError naming corpus, system and key of a row that is not whole.
@@ -93,12 +94,12 @@ def read_published(file: Path = ROOT / "params" / "published.yaml") -> list[Publ
     return rows
 
 
-def read_claims(file: Path = ROOT / "params" / "claims.yaml") -> dict[str, Claim]:
+def read_claims(file: Path = SHARED / "params" / "claims.yaml") -> dict[str, Claim]:
     """What the papers claim, by name, in the file's order.
 
     Raises UserError naming the claim and the key that is wrong, a variant that there is not among them.
     """
-    known = [*read_file(ROOT / "params" / "variants.yaml"), *_ledger_variants(read_ledger())]
+    known = [*read_file(SHARED / "params" / "variants.yaml"), *_ledger_variants(read_ledger())]
     claims = {}
     for name, row in read_file(file).items():
         where = f"{file.name}: {name}"
@@ -129,7 +130,7 @@ def _file(path: Path, ledger: dict[int, LedgerRow]) -> dict:
             raise UserError(f"{path.name}: unknown key {own!r}")
     own = {"name": path.stem, "outputs": f"outputs/{path.stem}"}
     data = {**data, **{key: data[key] if data.get(key) is not None else value for key, value in own.items()}}
-    known = read_file(ROOT / "params" / "variants.yaml")
+    known = read_file(SHARED / "params" / "variants.yaml")
     for name, variant in known.items():
         validate(Variant, variant, f"variants.yaml: {name}")
     known |= _ledger_variants(ledger)
@@ -174,7 +175,8 @@ def _known_file(name: str, what: str, where: str = "") -> Path:
     """params/<name>.yaml; raises UserError, naming the nearest, where there is none."""
     if name not in (known := params_files()):
         raise UserError(where + unknown(what, name, known))
-    return ROOT / "params" / f"{name}.yaml"
+    own = ROOT / "params" / f"{name}.yaml"
+    return own if own.exists() else SHARED / "params" / f"{name}.yaml"
 
 
 def _ledger_variants(ledger: dict[int, LedgerRow]) -> dict[str, dict]:

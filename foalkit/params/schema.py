@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
-from foalkit import ROOT, UserError
+from foalkit import CHECKOUT, ROOT, UserError
 from foalkit.files import digest
 from foalkit.params.corpora import Corpus
 from foalkit.params.encoders import FOLD, Device, Features, Kind, Precision
@@ -128,7 +128,7 @@ class Params(Strict):
             raise ValueError(f"{', '.join(SHARED)} hold what params files share, so choose another name")
         if ROOT.is_relative_to(folder):
             raise ValueError("holds the project itself; choose a folder in outputs/, or one outside the project")
-        if inside and (len(inside) < 2 or inside[0] != "outputs"):
+        if CHECKOUT and inside and (len(inside) < 2 or inside[0] != "outputs"):
             raise ValueError("must be below outputs/, or an absolute path outside the project")
         if not inside and not Path(os.path.expandvars(value)).expanduser().is_absolute():
             raise ValueError("leaves the project; write an absolute path for that")

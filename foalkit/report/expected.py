@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from foalkit import ROOT, UserError, arithmetic
+from foalkit import SHARED, UserError, arithmetic
 from foalkit.files import digest, file_digest, read_mapping
 from foalkit.params import Params
 from foalkit.results import records, scoring
 from foalkit.results.variants import VariantResult, variant_result
 
-FOLDER = ROOT / "params" / "expected"
+FOLDER = SHARED / "params" / "expected"
 
 
 def digests(params: Params) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def digests(params: Params) -> dict[str, Any]:
     root, rows = Path(info["corpus"]), _rows(params)
     return {
         "settings": digest([params.data_digest, {variant: params.digest(variant) for _, variant in rows}]),
-        "lock": file_digest(ROOT / "requirements.lock")[:16],
+        "lock": file_digest(SHARED / "requirements.lock")[:16],
         "files": {
             file.relative_to(root).as_posix(): file_digest(file)[:16]
             for file in sorted(root.rglob("*"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from foalkit import ROOT, UserError, __version__, arithmetic
+from foalkit import CHECKOUT, ROOT, SHARED, UserError, __version__, arithmetic
 from foalkit.files import file_digest, read_mapping, refusal, write_json, write_parquet, write_tensors
 from foalkit.params import Params
 
@@ -201,12 +201,14 @@ def provenance() -> dict[str, Any]:
         "dirty": _dirty(),
         "python": platform.python_version(),
         "machine": {"system": f"{platform.system()} {platform.machine()}", **arithmetic.machine()},
-        "lock": file_digest(lock)[:16] if (lock := ROOT / "requirements.lock").exists() else None,
+        "lock": file_digest(lock)[:16] if (lock := SHARED / "requirements.lock").exists() else None,
         "packages": {p: version(p) for p in ("torch", "transformers", "open_clip_torch", "numpy", "librosa", "av")},
     }
 
 
 def _git(*args: str) -> str | None:
+    if not CHECKOUT:  # the caller's folder may be of another project's repository
+        return None
     try:
         call = ["git", "-c", "safe.directory=*", *args]
         done = subprocess.run(

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 
-from foalkit import ROOT, UserError
+from foalkit import CHECKOUT, ROOT, UserError
 
 
 def main(words: list[str] | None = None) -> int:
@@ -68,6 +68,12 @@ def main(words: list[str] | None = None) -> int:
         return given.function(given)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("foalkit"):
+            raise
+        to_do = "touch requirements.lock; make" if CHECKOUT else "python -m pip install 'foalkit[all]'"
+        print(f"error: the package of {error.name} is not installed: {to_do} brings it", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

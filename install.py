@@ -5,12 +5,13 @@ does not work (foalkit/proof.py) is installed again by pip.
 """
 
 import ast
-import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,7 +182,84 @@ def link() -> None:
     script.chmod(0o755)
 
 
+MACHINES = "Linux with glibc 2.28 or newer (x86-64 with AVX, ARM), macOS 14 or newer on Apple silicon, Windows by WSL2"
+
+
+def unsupported(
+    *,
+    system: str,
+    machine: str,
+    bits: int = 64,
+    libc: str = "",
+    macos: str = "",
+    python: str = "cpython",
+    free_threaded: bool = False,
+    flags: str = "",
+) -> str | None:
+    """Why the locks hold no packages for a machine; None where they do.
+
+    `system` is `sys.platform`, `machine` `platform.machine()`, `libc` glibc's "glibc 2.36" (empty for another C
+    library), `macos` its version, `flags` those of Linux's /proc/cpuinfo (empty where it is not known).
+    """
+    if python != "cpython" or free_threaded:
+        kind = "a free-threaded Python" if free_threaded else f"{python}, not CPython"
+        return (
+            f"this is {kind}, for which the locked packages are not built; install CPython 3.11-3.13 (make PYTHON=...)"
+        )
+    if system in ("win32", "cygwin", "msys"):
+        return "Windows itself is not supported; install WSL2 (wsl --install) and run the same command in it"
+    if system == "darwin":
+        if machine != "arm64":
+            return "no packages for macOS on Intel; on Apple silicon, take a Python that is built for arm64"
+        old = 11 <= _version(macos)[0] < 14  # some Pythons call every macOS 10.16
+        return f"macOS {macos} is too old for the packages, which need 14 or newer" if old else None
+    if system != "linux":
+        return f"no packages for the system {system}"
+    if bits != 64 or machine not in ("x86_64", "aarch64"):
+        return f"no packages for the processor {machine} with a Python of {bits} bits"
+    if not libc.startswith("glibc "):
+        return "the packages need glibc; this Linux, as Alpine, has another C library: take Debian, or the container"
+    if _version(libc.split()[1]) < (2, 28):
+        return f"{libc} is too old for the packages, which need 2.28 (Debian 10, Ubuntu 20.04, RHEL 8 or newer)"
+    if machine == "x86_64" and flags and "avx" not in flags.split():
+        return "this processor has no AVX, without which dlib, which looks for faces, ends with 'Illegal instruction'"
+    return None
+
+
+def _version(text: str) -> tuple[int, int]:
+    """The first two numbers of a version: "2.36" → (2, 36); (0, 0) for an empty text."""
+    numbers = [int(part) for part in text.split(".")[:2] if part.isdecimal()]
+    return (*numbers, 0, 0)[:2]
+
+
+def this_machine() -> dict:
+    """What `unsupported` is asked about here."""
+    try:
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, ValueError, OSError):  # Windows, musl
+        libc = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return {
+        "system": sys.platform,
+        "machine": platform.machine(),
+        "bits": 64 if sys.maxsize > 2**32 else 32,
+        "libc": libc,
+        "macos": platform.mac_ver()[0],
+        "python": sys.implementation.name,
+        "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "flags": next((line.partition(":")[2] for line in lines if line.startswith("flags")), ""),
+    }
+
+
 def main() -> int:
+    if why := unsupported(**this_machine()):
+        print(f"error: {why}; foalkit runs on {MACHINES}")
+        return 1
+    import fcntl  # not on Windows
+
     if os.pathsep in str(ROOT):
         print(f"error: Python makes no environment in a folder with {os.pathsep!r} in its name: {ROOT}; move it")
         return 1

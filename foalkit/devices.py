@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import os
 import platform
+import re
 import sys
 import tempfile
 from functools import cache
@@ -16,33 +17,94 @@ _held: dict[int, object] = {}  # GPU number → the open lock of its share, kept
 
 
 def device(name: str) -> str:
-    """`auto` → a GPU of this job's own (`cuda:1`) where there are any, else `cpu`.
+    """`auto` → a GPU of this job's own (`cuda:1`) where there are any that torch can use, else `cpu`.
 
     Raises UserError for `cuda` on a machine without one.
     """
     import torch
 
-    if name == "cpu" or not torch.cuda.is_available():
-        if name == "cuda":
-            raise UserError("device: cuda is asked for, but torch sees no GPU here; use auto or cpu")
-        return "cpu"
-    return f"cuda:{reserve(1, torch.cuda.device_count())[0]}"
+    numbers = gpus(name)
+    return f"cuda:{reserve(1, torch.cuda.device_count(), numbers)[0]}" if numbers else "cpu"
 
 
-def reserve(wanted: int, count: int) -> list[int]:
+def gpus(name: str) -> list[int]:
+    """Numbers of the GPUs that `device: name` may use; one line says which it leaves alone and why, once a process.
+
+    Raises UserError for `cuda` where there is no such GPU.
+    """
+    import torch
+
+    if name == "cpu":
+        return []
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    why = {n: lacks_kernels(n) for n in range(count)}
+    numbers = [n for n in why if why[n] is None]
+    refused = "; ".join(filter(None, why.values()))
+    if name == "cuda" and not numbers:
+        raise UserError(f"device: cuda is asked for, but {refused or 'torch sees no GPU here'}; use auto or cpu")
+    if refused:
+        used = "the other GPUs are used" if numbers else "the CPU is used"
+        _say(f"device: {refused}; {used}")
+    return numbers
+
+
+@cache
+def _say(line: str) -> None:
+    """Print a line on standard error, once a process."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def lacks_kernels(number: int) -> str | None:
+    """Why the GPU of this number cannot run the installed PyTorch's kernels; None where it can or it is not known."""
+    import torch
+
+    try:
+        capability, arches = torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()
+    except (RuntimeError, AssertionError):  # its driver does not say
+        return None
+    if torch.version.cuda is None or not arches or has_kernels(capability, arches):  # AMD's are named otherwise
+        return None
+    name, (major, minor) = torch.cuda.get_device_name(number), capability
+    return (
+        f"GPU {number} ({name}) has compute capability {major}.{minor}, for which this PyTorch has no kernels "
+        f"(it has {' '.join(arches)})"
+    )
+
+
+def has_kernels(capability: tuple[int, int], arches: list[str]) -> bool:
+    """Whether a GPU runs code that was compiled for these architectures (`sm_80`, `sm_90a`, `compute_120`).
+
+    Code for a GPU (sm) runs on those of the same major and the same or a higher minor version, PTX (compute) on all
+    later ones; with `a` on that version alone, with `f` on those of the same major version (CUDA C++ Programming
+    Guide, compute capabilities).
+    """
+    for arch in arches:
+        if not (found := re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch)):
+            continue
+        own = int(found[2]), int(found[3])
+        same = capability[0] == own[0] or (found[1] == "compute" and not found[4])
+        if capability == own or (found[4] != "a" and same and capability > own):
+            return True
+    return False
+
+
+def reserve(wanted: int, count: int, numbers: list[int] | None = None) -> list[int]:
     """Numbers of `wanted` of this machine's `count` GPUs, a share of each held until this process ends.
+
+    With `numbers`, of these alone.
 
     A GPU has as many shares as the environment's GPU_JOBS says, 1 where it says nothing; one whose shares are all free
     is taken before one that others use. What this process already holds comes first; where too few shares are free,
     those of other jobs are used too. Raises UserError for more GPUs than there are and for another GPU_JOBS than a
     number from 1.
     """
-    if wanted > count:
-        raise UserError(f"training.processes: {wanted} GPUs are asked for, this machine has {count}")
+    numbers = list(range(count)) if numbers is None else numbers
+    if wanted > len(numbers):
+        raise UserError(f"training.processes: {wanted} GPUs are asked for, this machine has {len(numbers)}")
     for share, (number, name) in itertools.product(range(shares()), enumerate(names(count))):
         if len(_held) >= wanted:
             break
-        if number not in _held:
+        if number in numbers and number not in _held:
             lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{quote(name, safe='')}.{share}.lock"
             handle = lock.open("w", encoding="utf-8")
             try:
@@ -50,7 +112,7 @@ def reserve(wanted: int, count: int) -> list[int]:
             except BlockingIOError:
                 continue
             _held[number] = handle
-    return [*sorted(_held), *(n for n in range(count) if n not in _held)][:wanted]
+    return [*sorted(_held), *(n for n in numbers if n not in _held)][:wanted]
 
 
 @cache

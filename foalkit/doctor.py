@@ -112,9 +112,13 @@ def _gpu(p) -> Iterator[Finding]:
 
     driver = Path("/proc/driver/nvidia/version")
     asked = p is not None and "cuda" in (p.training.device, *(getattr(f, "device", "") for f in p.features.values()))
-    for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for n in range(count):
         free, size = (x / 1e9 for x in torch.cuda.mem_get_info(n))
         yield Finding("GPU", f"{n}: {torch.cuda.get_device_name(n)}, {free:.0f} of {size:.0f} GB free")
+        if why := devices.lacks_kernels(n):
+            to_do = "use auto or cpu, or a PyTorch that is built for it"
+            yield Finding("GPU", why, to_do, stops=asked and all(map(devices.lacks_kernels, range(count))))
     if not torch.cuda.is_available() and driver.exists():
         said = driver.read_text(encoding="utf-8", errors="replace").split("\n")[0]
         to_do = f"torch is built for CUDA {torch.version.cuda}: update the driver, or look at CUDA_VISIBLE_DEVICES"

@@ -102,6 +102,81 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     assert "no GPU" in refused(lambda: devices.device("cuda"))
 
 
+HERE = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "arches", "runs"),
+    [
+        *(
+            ((7, 5), HERE, True),
+            ((8, 0), HERE, True),
+            ((8, 9), HERE, True),
+            ((9, 0), HERE, True),
+            ((12, 1), HERE, True),
+        ),
+        *(((3, 7), HERE, False), ((6, 1), HERE, False), ((7, 0), HERE, False), ((11, 0), HERE, False)),
+        *(((13, 0), HERE, False), ((13, 0), [*HERE, "compute_120"], True), ((12, 1), ["compute_80"], True)),
+        *(((8, 0), ["sm_86"], False), ((8, 6), ["sm_80"], True), ((9, 0), ["sm_80"], False)),
+        *(((7, 0), ["compute_75"], False), ((9, 0), ["sm_90a"], True), ((9, 1), ["sm_90a"], False)),
+        *(((10, 0), ["compute_90a"], False), ((10, 3), ["sm_100f"], True), ((12, 0), ["compute_100f"], False)),
+        *(((10, 0), ["sm_100"], True), ((1, 0), ["sm_100"], False), ((8, 0), ["gfx90a", "sm_"], False)),
+    ],
+)
+def test_code_runs_on_the_gpus_that_nvidias_rules_say(capability, arches, runs):
+    assert devices.has_kernels(capability, arches) == runs
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Lets torch see GPUs of these compute capabilities; an exception stands for one whose driver says nothing."""
+
+    def seen(*capabilities):
+        def capability(number):
+            if isinstance(capabilities[number], Exception):
+                raise capabilities[number]
+            return capabilities[number]
+
+        monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+        monkeypatch.setattr(devices, "_held", {})
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"card {number}")
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: HERE)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (10**10, 10**10))
+        monkeypatch.setattr(torch.version, "cuda", "13.2")
+        devices._say.cache_clear()
+
+    return seen
+
+
+def test_a_gpu_without_kernels_is_refused_or_left_alone_before_any_step(machine, capsys):
+    machine((3, 7))
+    said = refused(lambda: devices.device("cuda"))
+    assert "card 0" in said and "3.7" in said and "sm_75" in said
+    assert [devices.device("auto"), devices.device("auto"), devices.device("cpu")] == ["cpu"] * 3
+    assert capsys.readouterr().err.count("card 0") == 1
+    machine((3, 7), (8, 6))
+    assert devices.device("cuda") == "cuda:1" and "card 0" in capsys.readouterr().err
+    assert "this machine has 1" in refused(lambda: devices.reserve(2, 2, devices.gpus("auto")))
+    machine(RuntimeError("no NVIDIA driver"))
+    assert devices.device("cuda") == "cuda:0"  # what is not known is not refused
+
+
+def test_the_doctor_names_a_gpu_without_kernels(machine):
+    from foalkit.doctor import _gpu
+    from foalkit.params import load
+
+    cuda = load("demo", "training.device=cuda")
+    for seen, stops in (((13, 0),), True), (((13, 0), (9, 0)), False):
+        machine(*seen)
+        lines = [f for f in _gpu(cuda) if "no kernels" in f.found]
+        assert [f.stops for f in lines] == [stops] and "13.0" in lines[0].found and lines[0].to_do
+    machine((9, 0))
+    assert not [f for f in _gpu(cuda) if "no kernels" in f.found]
+
+
 def test_bf16_is_of_the_processors_own_units(monkeypatch):
     emulated = {"avx512_bw": True, "avx512_bf16": False, "amx_bf16": False}
     monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")

@@ -31,7 +31,7 @@ define newline
 endef
 # a value as one word of a shell line, whatever stands in it
 quoted = '$(subst $(newline),'$$'\n'',$(subst ','\'',$(1)))'
-.PHONY: help demo grid test test-machines test-slurm test-kills test-browser bench lab lint lock expected clean clean-features
+.PHONY: help demo grid test test-machines test-slurm test-kills test-browser test-container bench lab lint lock expected clean clean-features
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test-slurm: $(BIN)/.installed $(BIN)/.slurm  ## the grid on a Slurm of one node,
 
 test-browser: $(BIN)/.installed $(BIN)/.browser  ## the report and the notebooks in headless Chromium (CHROMIUM=path; apt-get install chromium): five minutes of computing
 	@$(BIN)/python -m pytest tests/browser.py
+
+test-container:  ## the container's image built and run (docker, podman or buildah): the doctor, a tiny grid; BUILD="--build-arg GPUS=all"
+	@bash tests/container.sh
 
 bench: $(BIN)/.installed  ## how fast it is, plain versions beside it (BENCH=--gpu on a GPU): outputs/bench/
 	@$(THREADS) $(BIN)/python -m benchmarks $(BENCH)

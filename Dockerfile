@@ -10,15 +10,16 @@ ARG PACKAGES=""
 RUN if [ -n "$PACKAGES" ]; then apt-get update && apt-get install -y --no-install-recommends $PACKAGES \
     && rm -rf /var/lib/apt/lists/*; fi
 # any user may write there: --user of docker, one's own of Apptainer
-RUN useradd --create-home --uid 1000 foalkit && mkdir -p /foalkit/outputs \
-    && chown -R foalkit /foalkit && chmod 1777 /foalkit /foalkit/outputs
+ENV HOME=/var/lib/foalkit
+RUN useradd --uid 1000 --home-dir $HOME foalkit && mkdir -p $HOME /foalkit/outputs \
+    && chown -R foalkit $HOME /foalkit && chmod 1777 $HOME /foalkit /foalkit/outputs
 USER foalkit
 WORKDIR /foalkit
 # what installs and tries the packages, alone: the large layer stays while the rest of the library changes
 COPY --chown=foalkit install.py pyproject.toml requirements*.lock ./
 COPY --chown=foalkit foalkit/[_afp]*.py foalkit/
 # a build behind a mirror of packages or with certificates of its own is given them as secrets, which stay outside
-RUN --mount=type=cache,target=/home/foalkit/.cache,uid=1000 \
+RUN --mount=type=cache,target=/var/lib/foalkit/.cache,uid=1000 \
     --mount=type=secret,id=pip,target=/etc/pip.conf,mode=0444 \
     --mount=type=secret,id=certificates,target=/etc/ssl/certs/ca-certificates.crt,mode=0444 \
     UV_LINK_MODE=copy python3 install.py && touch .venv/bin/.installed

@@ -1,6 +1,8 @@
 """Shared fixtures: one tiny generated corpus per test session, and params that point at it."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 # As in the grid's jobs, and before NumPy and PyTorch count the cores: several threads share these small sums at a loss,
@@ -43,6 +45,15 @@ def refused(action) -> str:
         action()
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def git(*words: str) -> str:
+    """What git says of this checkout, whoever owns it; an unpacked archive, of which it knows nothing, is skipped."""
+    call = ["git", "-c", "safe.directory=*"]
+    how = {"cwd": ROOT, "capture_output": True, "encoding": "utf-8"}
+    if not shutil.which("git") or subprocess.run([*call, "rev-parse", "--show-prefix"], **how).stdout != "\n":
+        pytest.skip("this folder is not a git checkout")
+    return subprocess.run([*call, *words], **how, check=True).stdout
 
 
 @pytest.fixture(scope="session")

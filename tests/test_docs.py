@@ -1,7 +1,8 @@
 """The glossary: every link into it leads somewhere, every term is in its index and said in a few sentences."""
 
 import re
-import subprocess
+
+from conftest import git
 
 from foalkit import ROOT
 
@@ -10,8 +11,7 @@ TERMS = dict(re.findall(r'<a id="([a-z0-9-]+)"></a>(\*\*.+?)(?=\n\n|\Z)', GLOSSA
 
 
 def test_every_link_into_the_glossary_leads_to_a_term():
-    call = ["git", "-c", "safe.directory=*", "ls-files", "*.ipynb", "*.md", "*.py", "*.jinja"]
-    files = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8").stdout.split()
+    files = git("ls-files", "*.ipynb", "*.md", "*.py", "*.jinja").split()
     linked = set()
     for name in files:
         linked |= set(re.findall(r"glossary\.md#([\w-]+)", (ROOT / name).read_text(encoding="utf-8")))

@@ -3,12 +3,14 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 
 import pytest
 import yaml
+from conftest import git
 
 from foalkit import ROOT
 from foalkit.results.records import written_cells
@@ -84,10 +86,24 @@ def test_environment_yml_installs_the_same_lock_for_the_same_pythons():
     assert f"python>={bounds[0]},<{bounds[1]}" in plain
 
 
+def test_the_image_installs_from_the_files_that_it_copies_first(tmp_path):
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for files, place in re.findall(r"^COPY --chown=foalkit (\S.*) (\S+/)$", text[: text.index("install.py &&")], re.M):
+        (tmp_path / place).mkdir(exist_ok=True)
+        for glob in files.split():
+            assert list(ROOT.glob(glob)), glob
+            for file in ROOT.glob(glob):
+                shutil.copy(file, tmp_path / place)
+    assert {"install.py", "requirements.lock", "requirements-weights.lock"} <= {f.name for f in tmp_path.iterdir()}
+    names = [f"foalkit.{f.stem}" for f in tmp_path.glob("foalkit/[!_]*.py")]
+    subprocess.run([sys.executable, "-c", f"import install, {', '.join(names)}"], cwd=tmp_path, check=True)
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8"))["build"]
+    assert (ROOT / ".devcontainer" / container["dockerfile"]).samefile(ROOT / "Dockerfile")
+    assert all(re.search(rf"^ARG {name}=", text, re.M) for name in container["args"])
+
+
 def test_no_machine_path_and_no_pickle_in_tracked_files():
-    # a checkout may belong to another user than the one who tests it
-    call = ["git", "-c", "safe.directory=*", "ls-files"]
-    files = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = git("ls-files").split()
     # spelt in parts, so that this file does not find itself
     patterns = {
         "a machine path": r"(?<![\w.])/(" + "home|" + "root|" + "work|" + "Users)/[a-z]",

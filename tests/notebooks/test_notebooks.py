@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import refused
+from conftest import git, refused
 from papermill.cli import papermill as papermill_cli
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
@@ -120,8 +120,7 @@ def again(elsewhere):
 def test_notebooks_are_committed_without_outputs():
     # as committed: a person may have run and saved them since
     for file in NOTEBOOKS:
-        call = ["git", "-c", "safe.directory=*", "show", f"HEAD:notebooks/{file.name}"]
-        text = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+        text = git("show", f"HEAD:notebooks/{file.name}")
         code = [c for c in nbformat.reads(text, as_version=4).cells if c.cell_type == "code"]
         assert code and all(not c.outputs and c.execution_count is None for c in code), file
 

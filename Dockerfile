@@ -19,10 +19,10 @@ WORKDIR /foalkit
 COPY --chown=foalkit install.py pyproject.toml requirements*.lock ./
 COPY --chown=foalkit foalkit/[_afp]*.py foalkit/
 # a build behind a mirror of packages or with certificates of its own is given them as secrets, which stay outside
-RUN --mount=type=cache,target=/var/lib/foalkit/.cache,uid=1000 \
+RUN --mount=type=cache,target=/var/cache/foalkit,uid=1000 \
     --mount=type=secret,id=pip,target=/etc/pip.conf,mode=0444 \
     --mount=type=secret,id=certificates,target=/etc/ssl/certs/ca-certificates.crt,mode=0444 \
-    UV_LINK_MODE=copy python3 install.py && touch .venv/bin/.installed
+    XDG_CACHE_HOME=/var/cache/foalkit UV_LINK_MODE=copy python3 install.py && touch .venv/bin/.installed
 COPY --chown=foalkit . .
 # read by NVIDIA's container toolkit
 ARG GPUS=void

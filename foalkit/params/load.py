@@ -72,7 +72,7 @@ def params_files() -> list[str]:
 
 def read_ledger() -> dict[int, LedgerRow]:
     """The ledger's rows by number, from params/ledger.yaml."""
-    rows = read_file(SHARED / "params" / "ledger.yaml")
+    rows = read_file(_in_params("ledger"))
     return {number: validate(LedgerRow, row, f"ledger.yaml: {number}") for number, row in rows.items()}
 
 
@@ -99,7 +99,7 @@ def read_claims(file: Path = SHARED / "params" / "claims.yaml") -> dict[str, Cla
 
     Raises UserError naming the claim and the key that is wrong, a variant that there is not among them.
     """
-    known = [*read_file(SHARED / "params" / "variants.yaml"), *_ledger_variants(read_ledger())]
+    known = [*read_file(_in_params("variants")), *_ledger_variants(read_ledger())]
     claims = {}
     for name, row in read_file(file).items():
         where = f"{file.name}: {name}"
@@ -130,7 +130,7 @@ def _file(path: Path, ledger: dict[int, LedgerRow]) -> dict:
             raise UserError(f"{path.name}: unknown key {own!r}")
     own = {"name": path.stem, "outputs": f"outputs/{path.stem}"}
     data = {**data, **{key: data[key] if data.get(key) is not None else value for key, value in own.items()}}
-    known = read_file(SHARED / "params" / "variants.yaml")
+    known = read_file(_in_params("variants"))
     for name, variant in known.items():
         validate(Variant, variant, f"variants.yaml: {name}")
     known |= _ledger_variants(ledger)
@@ -175,6 +175,11 @@ def _known_file(name: str, what: str, where: str = "") -> Path:
     """params/<name>.yaml; raises UserError, naming the nearest, where there is none."""
     if name not in (known := params_files()):
         raise UserError(where + unknown(what, name, known))
+    return _in_params(name)
+
+
+def _in_params(name: str) -> Path:
+    """The project's own params/<name>.yaml, or else the one that comes with the package."""
     own = ROOT / "params" / f"{name}.yaml"
     return own if own.exists() else SHARED / "params" / f"{name}.yaml"
 

@@ -24,7 +24,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from foalkit import ROOT, one_line
+from foalkit import SHARED, one_line
 
 # what needs another program or Tk, what its own Python file must load, and torchvision (see its try)
 NOT_LOADED = r"_vendored|(tbb|omp)pool|_imagingtk|_tkagg|_matfuncs_sqrtm_triu|^torchvision\b"
@@ -76,7 +76,7 @@ def _failures(names: list[str], needs: dict[str, set[str]]) -> dict[str, tuple[s
 @cache
 def packages() -> dict[str, Distribution]:
     """The lock's packages that are installed here, or what foalkit needs where there is no lock, by name."""
-    text = "".join(file.read_text(encoding="utf-8") for file in ROOT.glob("requirements*.lock"))
+    text = "".join(file.read_text(encoding="utf-8") for file in SHARED.glob("requirements*.lock"))
     there: dict[str, Distribution] = {}
     for name in sorted(set(re.findall(r"^([\w.-]+)==", text, re.M))):
         with suppress(PackageNotFoundError):

@@ -79,6 +79,22 @@ def unusable(file: Path) -> str | None:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
+def stamp(file: Path) -> str | None:
+    """What changes when a file does: its size, times and place on the disk, or why none is known; None for a folder.
+
+    The time of any change and the place tell a file that was copied over another one with that one's time. Raises
+    OSError for a fault of the machine.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        _raise_of_the_machine(error)
+        return type(error).__name__
+    if stat.S_ISDIR(found.st_mode):
+        return None
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
 def listed(folder: Path) -> list[Path]:
     """What lies in a folder, by name; nothing where it is not there or may not be entered.
 

@@ -43,6 +43,7 @@ def refusal(error: OSError) -> str:
     return f"{f'{error.filename}: ' if error.filename else ''}{reason}; {to_do}"
 
 
+FORMULAS = "=+-@\t\r＝＋－＠"  # what begins one
 NO_FILE = "no such file"
 OF_THE_MACHINE = "a fault of this machine, not of the file: mend it, then start again: what is done stays"
 # what a file system says of one file; with every other number it speaks of the machine
@@ -251,6 +252,18 @@ def write_json(file: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     with whole(file) as part:
         part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(file: Path, table: "pd.DataFrame") -> None:
+    """Write a table as CSV, whole or not at all; a text that a spreadsheet would compute (`=1+1`) begins with `'`."""
+    number = r"[+-]?[\d.]+( \[[+-]?[\d.]+, [+-]?[\d.]+\])?"
+
+    def plain(cell):
+        formula = isinstance(cell, str) and cell[:1] in FORMULAS and not re.fullmatch(number, cell)
+        return f"'{cell}" if cell and formula else cell
+
+    with whole(file) as part:
+        table.map(plain).rename(columns=plain).to_csv(part, index=False)
 
 
 def write_parquet(file: Path, table: "pd.DataFrame") -> None:

@@ -16,6 +16,7 @@ DECODER = f"pyav-{av.__version__}, media 4"  # raise the number when a change he
 ROUNDING = Fraction(1, 20_000)  # label times have four decimals: at most 50 µs from the time that was meant
 GAP = Fraction(1, 10)  # seconds: sound that pauses for longer by its time stamps is silent meanwhile
 LONGEST_GAP, MOST_GAPS = 60, 100  # seconds; all gaps together, in lengths of the sound between them
+LATEST = 1e7  # seconds: no recording lasts four months
 LONGEST_STILL = 2  # seconds that one picture may be shown, or three times its usual time: then some are missing
 EARLIER = 0, 2, 12  # seconds: a broadcast's file has no index, and a look for a place ends behind it
 LOUDEST = 4.0  # times full scale: some lossy and float files overshoot it; those beyond hold other numbers
@@ -181,7 +182,7 @@ def _cut_wav(file: Path) -> bool:
 
 
 def _check_range(file: Path, start: float, end: float) -> None:
-    if not 0 <= start < end:
+    if not 0 <= start < end or (LATEST < end < math.inf) or start > LATEST:
         raise MediaError(f"{file.name}: the time range {start}-{end} s is empty")
 
 

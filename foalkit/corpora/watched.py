@@ -32,8 +32,8 @@ def watched(key: str, pattern: str, names: list[str]) -> Iterator[Iterator[str]]
         ticks += 1
         if at == before or ticks * TICK > AT_LEAST + OF_A_NAME * len(names):
             raise UserError(
-                f"{key}: matching {short(names[at], 100)!r} with {short(pattern, 200)!r} takes too long; repeats within "
-                "repeats, as in (a+)+, do: write it so that there is one way to match a name"
+                f"{key}: matching {short(names[at], 100)!r} with {short(pattern, 200)!r} takes too long; repeats in "
+                "repeats do, as (a+)+: write it so that there is one way to match a name"
             )
         before = at
 

@@ -29,7 +29,7 @@ def build(
 ):
     """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
 
-    Rows whose key is unchanged are copied from the store that is there and from its shards; rows that could not be read
+    Rows whose key is unchanged are copied from the store that is there and from its shards, where these are whole; rows that could not be read
     are asked again each time. The new store is written beside it, logged utterance by utterance so that a killed run
     resumes, and renamed into place when whole. With `shard` that folder is built from the table's rows, unless the
     store has them all. Raises UserError for a store of which no utterance could be read (of a shard that may be so),
@@ -39,10 +39,10 @@ def build(
     reader = Reader(params, stream, root, digests)
     every = table.to_dict("records")
     keys = {row["utterance"]: reader.key(row) for row in every}
-    old = FeatureStore(folder) if (folder / "store.json").exists() else None
+    old = _if_whole(folder)
     others = shards(folder) if shard is None else [params.store_folder(stream)]
     # mapped: all shards together may be more than the memory holds
-    stores = [FeatureStore(other, mapped=True) for other in others if (other / "store.json").exists()]
+    stores = list(filter(None, (_if_whole(other, mapped=True) for other in others)))
     have = {u: store for store in [*stores, *[old] * bool(old)] for u in store.lengths if store.key(u) == keys.get(u)}
     if len(have) < len(keys):
         try_out(reader, f"features.{stream}")
@@ -123,6 +123,19 @@ def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataF
         made = _made(reader, row)
         tried[name] = (made, made) if isinstance(made, Reason) else made.shape
     return pd.DataFrame(tried, index=["frames", "width"]).T
+
+
+def _if_whole(folder: Path, **how) -> FeatureStore | None:
+    """The store in a folder; None where there is none, or a damaged one, which is said and built again."""
+    if not (folder / "store.json").exists():
+        return None
+    try:
+        store = FeatureStore(folder, **how)
+        store.verify()
+    except UserError as error:
+        print(f"{str(error).partition('; ')[0]}: it is built again")
+        return None
+    return store
 
 
 def _made(reader: Reader, row: dict) -> np.ndarray | Reason:

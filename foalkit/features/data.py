@@ -211,12 +211,21 @@ def prepare(params: Params) -> Data:
 
 
 def up_to_date(params: Params) -> bool:
-    """Whether what is prepared is of these params, and of the files as they lie there now.
+    """Whether what is prepared is whole, of these params, and of the files as they lie there now.
 
-    Files that cannot be found now count as unchanged: results can be read where no corpus lies.
+    Files that cannot be found now count as unchanged: results can be read where no corpus lies. Of a store that is too
+    large to be read at once only the index is looked at.
     """
     info = _prepared(params)
-    return info is not None and sources(params) in (None, info.get("sources"))
+    if info is None or sources(params) not in (None, info.get("sources")):
+        return False
+    try:
+        for stream in set(params.features) - set(info.get("without", {})):
+            for own in params.sets(stream).values():
+                _opened(own.store_folder(stream))
+    except UserError:  # damaged: it is built again
+        return False
+    return True
 
 
 def sources(params: Params) -> str | None:

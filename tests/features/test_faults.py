@@ -361,7 +361,7 @@ def test_a_copied_corpus_is_prepared_again_and_nothing_is_extracted(world, monke
 
 
 def test_a_damaged_file_that_ffmpeg_finds_no_memory_for_costs_itself_alone(tmp_path, monkeypatch):
-    """Fuzzed files for which FFmpeg says ENOMEM or EIO in another process too; what a whole file meets once is no such."""
+    """Fuzzed files for which FFmpeg says ENOMEM or EIO in another process too; of a whole file it never does."""
     whole = write_film(tmp_path / "x.mov", [n / 25 for n in range(12)], seconds=0.5, sound="aac")
     data, rng, said = whole.read_bytes(), np.random.default_rng(1), set()
     asked = container._fails_in_another_process

@@ -880,12 +880,13 @@ def test_a_damaged_store_says_what_to_do(world, damage, how):
         (folder / damage).write_bytes((folder / damage).read_bytes()[:-10])
     else:
         (folder / damage).unlink()
-    if (damage, how) != ("store.json", "gone"):  # without that one there is no store: it is simply built
+    assert not up_to_date(world)  # so that a grid prepares again
+    if damage != "store.json":  # without that one there is no store: it is simply built
         message = refused(lambda: open_data(world))
         assert str(folder) in message and "delete the folder to build it again" in message
-        shutil.rmtree(folder)  # as it says
+        prepare(world)
     open_data(world)
-    assert store_bytes(world) == whole
+    assert store_bytes(world) == whole and up_to_date(world)
 
 
 # ---- the digest is of the stored bytes ---------------------------------------------------------------
@@ -931,6 +932,8 @@ def test_changed_features_are_noticed_before_anything_is_trained(world, damage, 
 
     said = refused(use)
     assert str(store_of(world)) in said and "delete the folder to build it again" in said
+    prepare(world)
+    use()
 
 
 def test_an_index_that_was_made_to_fit_is_not_the_one_the_record_names(world):

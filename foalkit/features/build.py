@@ -29,11 +29,11 @@ def build(
 ):
     """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
 
-    Rows whose key is unchanged are copied from the store that is there and from its shards, where these are whole; rows that could not be read
-    are asked again each time. The new store is written beside it, logged utterance by utterance so that a killed run
-    resumes, and renamed into place when whole. With `shard` that folder is built from the table's rows, unless the
-    store has them all. Raises UserError for a store of which no utterance could be read (of a shard that may be so),
-    and for an encoder that does not run here; OSError for a fault of the machine.
+    Rows whose key is unchanged are copied from the store that is there and from its shards, where these are whole; rows
+    that could not be read are asked again each time. The new store is written beside it, logged utterance by utterance
+    so that a killed run resumes, and renamed into place when whole. With `shard` that folder is built from the table's
+    rows, unless the store has them all. Raises UserError for a store of which no utterance could be read (of a shard
+    that may be so), and for an encoder that does not run here; OSError for a fault of the machine.
     """
     folder = shard or params.store_folder(stream)
     reader = Reader(params, stream, root, digests)

@@ -499,7 +499,7 @@ def test_a_dollar_in_the_projects_own_path_is_no_variable(tmp_path, monkeypatch)
     (tmp_path / "$NAME").mkdir()
     assert expand(str(tmp_path / "$NAME"), "corpus.root") == tmp_path / "$NAME"
     assert expand(f"{tmp_path}/$NAME/x", "corpus.root") == tmp_path / "other" / "x"
-    p = params.params.load("demo").model_copy(update={"outputs": f"{tmp_path}/$GONE/out"})
+    p = params.load("demo").model_copy(update={"outputs": f"{tmp_path}/$GONE/out"})
     assert corpus_place(p).parent == tmp_path / "$GONE" / "corpora"
 
 
@@ -517,5 +517,6 @@ def test_a_long_way_of_starts_is_one_line_and_a_short_one_is_read():
     row = {"question": "x", "modality": "A", "streams": ["audio"]}
     rows = {f"r{n}": {**row, "label": f"r{n}", "starts_from": [f"r{n + 1}"] if n < 1000 else []} for n in range(1001)}
     assert "in a row" in refused(lambda: params.load("demo", [f"variants={json.dumps(rows)}"]))
-    short = {name: rows[name] for name in ("r998", "r999", "r1000")}
-    assert params.load("demo", [f"variants={json.dumps(short)}"]).variants["r998"].starts_from == ["r999"]
+    two = ["ablation={honest: [audio, baseline, foal-net]}", "variants.foal-net.starts_from=[baseline]"]
+    p = params.load("demo", [*two, "variants.baseline.starts_from=[audio]"])
+    assert p.variants["foal-net"].starts_from == ["baseline"]

@@ -27,11 +27,17 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def short(text: str, most: int = 1000) -> str:
+    """The text, of a longer one its beginning and end with what is between counted."""
+    left_out = len(text) - most
+    return text if left_out <= 0 else f"{text[: most // 2]} … ({left_out} characters) … {text[-most // 2 :]}"
+
+
 class UserError(Exception):
     """What is wrong, in which file or key, and what to do about it, in one line."""
 
     def __str__(self) -> str:
-        return one_line(super().__str__())  # it may quote a name from a file
+        return one_line(short(super().__str__()))  # it may quote names from a file
 
     def _render_traceback_(self) -> list[str]:
         # IPython shows this in place of a traceback: the reader's mistake is not in our stack.

@@ -25,6 +25,9 @@ WHAT_TO_DO = {  # about what the system refuses
     errno.ENOSPC: "free some space and start again: what is done stays",
     errno.EDQUOT: "free some of your quota and start again: what is done stays",
     errno.EROFS: "it is mounted to be read only; name another folder",
+    errno.ENOMEM: "the memory is full: end other programs, then start again: what is done stays",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then start again: what is done stays",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), then start again: what is done stays",
     errno.EACCES: "get the right to it (chmod, chown), or name another folder",
     errno.EPERM: "get the right to it (chmod, chown), or name another folder",
     errno.ENOTDIR: "a file stands where a folder should; remove it, or name another folder",
@@ -35,46 +38,90 @@ WHAT_TO_DO = {  # about what the system refuses
 def refusal(error: OSError) -> str:
     """What the system refused, about which file, and what to do."""
     reason = " ".join(str(error.strerror or error).split())
-    to_do = WHAT_TO_DO.get(error.errno, "look at that file, then start again")
+    otherwise = OF_THE_MACHINE if of_the_machine(error) else "look at that file, then start again"
+    to_do = WHAT_TO_DO.get(error.errno, otherwise)
     return f"{f'{error.filename}: ' if error.filename else ''}{reason}; {to_do}"
 
 
+FORMULAS = "=+-@\t\r＝＋－＠"  # what begins one
 NO_FILE = "no such file"
-OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+OF_THE_MACHINE = "a fault of this machine, not of the file: mend it, then start again: what is done stays"
+# what a file system says of one file; with every other number it speaks of the machine
+OF_A_FILE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EILSEQ,
+}  # fmt: skip
 
 
 def of_the_machine(error: Exception) -> bool:
-    """Whether the system refused something for a reason that another file would meet too."""
-    return getattr(error, "errno", None) in OF_THE_MACHINE
+    """Whether an error is a fault of the machine (disk, network, memory, a library), not of one file."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in OF_A_FILE)
 
 
 def unusable(file: Path) -> str | None:
-    """Why a file cannot be read, by what the file system says of it alone; None where nothing speaks against it."""
+    """Why a file cannot be read, by what the file system says of it alone; None where nothing speaks against it.
+
+    Raises OSError for a fault of the machine.
+    """
     try:
         found = file.stat()
         if stat.S_ISDIR(found.st_mode):
             return "is a folder"
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for without end
             return "is no regular file"
-        if not os.access(file, os.R_OK):
-            return "may not be read (permission denied)"
+        file.open("rb").close()  # what it says of rights is true on every file system
         return None if found.st_size else "is empty (0 bytes)"
     except FileNotFoundError:
         return "is a link that leads nowhere" if file.is_symlink() else NO_FILE
+    except PermissionError:
+        return "may not be read (permission denied)"
     except (OSError, ValueError) as error:
         if of_the_machine(error):
             raise
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
+def stamp(file: Path) -> str | None:
+    """What changes when a file does: its size, times and place on the disk, or why none is known; None for a folder.
+
+    The time of any change and the place tell a file that was copied over another one with that one's time. Raises
+    OSError for a fault of the machine.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        _raise_of_the_machine(error)
+        return type(error).__name__
+    if stat.S_ISDIR(found.st_mode):
+        return None
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; nothing where it is not there or may not be entered.
+
+    Raises OSError for a fault of the machine.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        _raise_of_the_machine(error)
+        return []
+
+
+def _raise_of_the_machine(error: OSError) -> None:
+    if of_the_machine(error):
+        raise error
+
+
 def entries_below(folder: Path) -> list[Path]:
     """All files and folders below a folder, sorted by path, also those below linked folders.
 
-    No folder is entered twice, whatever leads to it. A link that leads nowhere is given too.
+    No folder is entered twice, whatever leads to it. A link that leads nowhere is given too. Raises OSError for a
+    fault of the machine, which would hide what lies in a folder.
     """
     found, seen, starts = [], set(), [folder]
     while starts:  # what links lead to comes last: what lies in the folder itself keeps its own names
-        for place, folders, names in os.walk(starts.pop(0)):
+        for place, folders, names in os.walk(starts.pop(0), onerror=_raise_of_the_machine):
             here = os.stat(place)
             if (here.st_dev, here.st_ino) in seen:
                 folders.clear()
@@ -205,6 +252,18 @@ def write_json(file: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     with whole(file) as part:
         part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_csv(file: Path, table: "pd.DataFrame") -> None:
+    """Write a table as CSV, whole or not at all; a text that a spreadsheet would compute (`=1+1`) begins with `'`."""
+    number = r"[+-]?[\d.]+( \[[+-]?[\d.]+, [+-]?[\d.]+\])?"
+
+    def plain(cell):
+        formula = isinstance(cell, str) and cell[:1] in FORMULAS and not re.fullmatch(number, cell)
+        return f"'{cell}" if cell and formula else cell
+
+    with whole(file) as part:
+        table.map(plain).rename(columns=plain).to_csv(part, index=False)
 
 
 def write_parquet(file: Path, table: "pd.DataFrame") -> None:

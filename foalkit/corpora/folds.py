@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from foalkit import UserError
-from foalkit.files import digest, whole
+from foalkit.files import digest, write_csv
 from foalkit.params import Params
 from foalkit.params.folds import Folds
 
@@ -116,8 +116,7 @@ def _together(columns: list[pd.Series]) -> np.ndarray:
 def write_folds(table: pd.DataFrame, params: Params) -> None:
     """outputs/<params>/folds.csv, where folds are dealt: utterance, speaker, emotion and fold."""
     if params.folds.count:
-        with whole(params.folder / "folds.csv") as part:
-            table[["utterance", "speaker", "emotion", "fold"]].to_csv(part, index=False)
+        write_csv(params.folder / "folds.csv", table[["utterance", "speaker", "emotion", "fold"]])
 
 
 def random_parts(table: pd.DataFrame, count: int) -> pd.Series:
@@ -139,8 +138,7 @@ def write_random_parts(table: pd.DataFrame, params: Params) -> Path:
     """outputs/<params>/random-split.csv: utterance, speaker, emotion and part (`random_parts`); returns the path."""
     file = params.folder / "random-split.csv"
     parts = random_parts(table, len(params.folds.groups))
-    with whole(file) as part:
-        table[["utterance", "speaker", "emotion"]].assign(part=parts).to_csv(part, index=False)
+    write_csv(file, table[["utterance", "speaker", "emotion"]].assign(part=parts))
     return file
 
 

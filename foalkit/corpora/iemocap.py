@@ -8,7 +8,7 @@ import pandas as pd
 
 from foalkit import UserError
 from foalkit.corpora.recorded import FILM, SOUND, find, label_text
-from foalkit.files import unusable
+from foalkit.files import listed, of_the_machine, unusable
 
 LABEL_LINE = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\w+)\t\[(\d\.\d+), (\d\.\d+), (\d\.\d+)\]")
 TIMES = re.compile(r"\[\s*\d+[.,]?\d*\s*-\s*\d")  # how a label begins
@@ -27,7 +27,8 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     A turn needs neither its wav nor its film: a stream that is made from one that is not there lacks the turn.
     Raises UserError when there is no label file at all.
     """
-    there = root.glob("Session*/dialog/EmoEvaluation/*")
+    sessions = [folder for folder in listed(root) if folder.match("Session*")]
+    there = [f for session in sessions for f in listed(session / "dialog" / "EmoEvaluation")]
     files = sorted(f for f in there if f.suffix.lower() == ".txt" and not f.name.startswith("."))
     if not files:
         raise UserError(f"{root}: no Session*/dialog/EmoEvaluation/*.txt; point corpus.root at the release folder")
@@ -90,6 +91,8 @@ def _labels(file: Path) -> tuple[list[tuple[int, re.Match]], list[tuple[str, str
         why = unusable(file)
         lines = [] if why else label_text(file).splitlines()
     except (OSError, ValueError) as error:
+        if of_the_machine(error):
+            raise
         why, lines = getattr(error, "strerror", None) or str(error), []
     for number, line in enumerate(lines, 1):
         line = line.partition("[START_TIME")[2] or line  # what follows the head of the columns in the same line
@@ -128,5 +131,5 @@ def _face_boxes(file: Path) -> dict[tuple[str, str], tuple[int, int, int, int]]:
                 (r["dialogue"], r["side"]): (int(r["x"]), int(r["y"]), int(r["width"]), int(r["height"]))
                 for r in csv.DictReader(lines)
             }
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: not a table of face boxes ({error!r}); delete it or write the corpus again") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from foalkit import UserError, one_line
+from foalkit import UserError, one_line, short
 from foalkit.corpora.folds import deal
 from foalkit.files import locked, refusal
 from foalkit.params import Params
@@ -87,13 +87,16 @@ def read_manifest(
     left_out += [
         (r["utterance"], f"the name of {r['video'] or r['audio']} has characters without a shape") for r in odd
     ]
-    rows, left_out = [r for r in rows if r not in odd], [(one_line(u), one_line(why)) for u, why in left_out]
+    rows, left_out = (
+        [r for r in rows if r not in odd],
+        [(one_line(short(u, 300)), one_line(short(why, 300))) for u, why in left_out],
+    )
     more = [c for c in MORE if any(c in r for r in rows)]
     table = pd.DataFrame(rows, columns=[*(c for c in COLUMNS if c != "emotion"), *more])
     table.insert(table.columns.get_loc("label") + 1, "emotion", table["label"].map(corpus.labels))
     unnamed = table[table["emotion"].isna()]
     left_out += [
-        (u, f"label {label} is not among the classes")
+        (u, short(f"label {label} is not among the classes", 300))
         for u, label in zip(unnamed["utterance"], unnamed["label"], strict=True)
     ]
     table = table[table["emotion"].notna()].sort_values("utterance", ignore_index=True)

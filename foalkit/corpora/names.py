@@ -6,6 +6,7 @@ from pathlib import Path
 from foalkit import UserError
 from foalkit.corpora.recorded import FILM, SOUND
 from foalkit.corpora.table import RowError, side
+from foalkit.corpora.watched import watched
 from foalkit.files import entries_below
 from foalkit.params.corpora import Names
 
@@ -21,9 +22,11 @@ def read(root: Path, corpus: Names) -> tuple[list[dict], list[tuple[str, str]]]:
     pattern, depth = re.compile(corpus.pattern), corpus.pattern.count("/") + 1
     takes: dict[str, dict] = {}
     left_out, unmatched = [], []
-    for kind, file in _media(root, corpus):
-        place = "/".join(file.with_suffix("").parts[-depth:])
-        match = pattern.fullmatch(place)
+    media = _media(root, corpus)
+    places = ["/".join(file.with_suffix("").parts[-depth:]) for _, file in media]
+    with watched("corpus.pattern", corpus.pattern, places) as each:
+        matches = [pattern.fullmatch(place) for place in each]
+    for place, match, (kind, file) in zip(places, matches, media, strict=True):
         if not match:
             unmatched.append((str(file), "its name does not match corpus.pattern"))
             continue
@@ -74,13 +77,17 @@ def _utterance(name: str, take: dict) -> dict:
 
 def _media(root: Path, corpus: Names) -> list[tuple[str, Path]]:
     """(kind, place in the root) of each sound and film, the preferred of two copies first; hidden files are none."""
-    found = []
-    for file in (f.relative_to(root) for f in entries_below(root)):
-        if any(part.startswith(".") for part in file.parts):
-            continue
-        for kind, endings in ENDINGS.items():
-            glob, ending = getattr(corpus, kind), file.suffix.lower()
-            if file.match(glob) if glob else ending in endings:
-                rank = endings.index(ending) if ending in endings else len(endings)
-                found.append((kind, rank, file))
+    found, files = [], [f.relative_to(root) for f in entries_below(root)]
+    files = [f for f in files if not any(part.startswith(".") for part in f.parts)]
+    for kind, endings in ENDINGS.items():
+        glob = getattr(corpus, kind)
+        with watched(f"corpus.{kind}", glob or "", list(map(str, files))) as each:
+            used = [
+                file.match(glob) if glob else file.suffix.lower() in endings
+                for file, _ in zip(files, each, strict=True)
+            ]
+        for file in (f for f, use in zip(files, used, strict=True) if use):
+            ending = file.suffix.lower()
+            rank = endings.index(ending) if ending in endings else len(endings)
+            found.append((kind, rank, file))
     return [(kind, file) for kind, _, file in sorted(found)]

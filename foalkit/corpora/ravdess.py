@@ -23,7 +23,8 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
     """
     takes: dict[str, dict[str, Path]] = {}
     left_out = []
-    for file in entries_below(root):
+    every = entries_below(root)
+    for file in every:
         if why := refusal_to_enter(file):
             left_out.append((file.name, why))
         if file.name.startswith("."):
@@ -43,7 +44,7 @@ def read(root: Path) -> tuple[list[dict], list[tuple[str, str]]]:
                 left_out.append((file.name, f"a second copy; {copies[match[1]].relative_to(root)} is used"))
             else:
                 copies[match[1]] = file
-    for file in sorted(f for f in root.rglob("*") if f.suffix in FEATURES):
+    for file in (f for f in every if f.suffix in FEATURES):
         match = NAME.match(file.stem) or NAME.match(f"03-{file.stem}")  # by its file's name, or by the take's
         if match and match[2] == "01":
             takes.setdefault(match[0][3:], {})

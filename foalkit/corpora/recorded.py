@@ -4,6 +4,8 @@ import mimetypes
 import os
 from pathlib import Path
 
+from foalkit.files import listed
+
 # what FFmpeg reads, in the order in which copies of one recording are preferred
 SOUND = (
     ".wav", ".flac", ".aiff", ".aif", ".caf", ".au", ".m4a", ".aac", ".opus", ".ogg", ".oga", ".mp3", ".wma", ".amr",
@@ -29,11 +31,7 @@ def find(folder: Path, stem: str, endings: tuple[str, ...]) -> Path | None:
     usual = folder / f"{stem}{endings[0]}"
     if os.path.lexists(usual):
         return usual
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
-        return None
-    own = {os.path.splitext(name)[1].lower(): folder / name for name in names if os.path.splitext(name)[0] == stem}
+    own = {file.suffix.lower(): file for file in listed(folder) if file.stem == stem}
     return next((own[ending] for ending in endings if ending in own), None)
 
 

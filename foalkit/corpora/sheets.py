@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from foalkit import UserError
+from foalkit.corpora.watched import watched
 from foalkit.files import refusal
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet")
@@ -91,7 +92,8 @@ def _separator(file: Path, text: str) -> str:
 
 def _matching(file: Path, text: str, rows: str) -> Sheet:
     pattern = re.compile(rows)
-    found = [(n, match) for n, line in enumerate(text.splitlines(), 1) if (match := pattern.fullmatch(line.strip()))]
+    with watched("corpus.rows", rows, [line.strip() for line in text.splitlines()]) as lines:
+        found = [(n, match) for n, line in enumerate(lines, 1) if (match := pattern.fullmatch(line))]
     if not found:
         raise UserError(f"{file}: corpus.rows matches none of its lines")
     cells = [(f"{file.name} line {n}", {k: (v or "").strip() for k, v in m.groupdict().items()}) for n, m in found]

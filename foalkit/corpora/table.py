@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from foalkit import UserError, one_line
+from foalkit import UserError, one_line, short
 from foalkit.corpora.sheets import Sheet, read_sheet
+from foalkit.files import of_the_machine
 from foalkit.params.corpora import Table
 from foalkit.params.errors import unknown
 from foalkit.params.reading import expand
@@ -18,6 +19,10 @@ SIDES = {
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+
+
+LONGEST = 200  # characters of a name, a number or a box
+MOST = 1_000_000  # votes of an utterance, and seconds of a recording
 
 
 class RowError(Exception):
@@ -87,13 +92,16 @@ def _utterance(root: Path, corpus: Table, cells: dict[str, str], folder: str) ->
 
     def said(key: str) -> str:
         given = getattr(corpus.columns, key)
-        return one_line(_filled(given, cells)) if given else ""
+        text = one_line(_filled(given, cells)) if given else ""
+        if len(text) > LONGEST and key != "transcript":
+            raise RowError(f"its {key} has {len(text)} characters, more than {LONGEST}")
+        return text
 
     named = {key: getattr(corpus.columns, key) for key in ("audio", "video")}
     files = {key: _file(root, folder, _filled(text, cells) if text else "", key) for key, text in named.items()}
     files["audio"] = files["audio"] or (files["video"] if not corpus.columns.audio else "")
     name = said("utterance") or os.path.splitext(files["audio"] or files["video"])[0].replace("/", "_")
-    if not name or not name.isprintable() or "/" in name or len(name) > 200:
+    if not name or not name.isprintable() or "/" in name or len(name) > LONGEST:
         raise RowError(f"{name!r} is no name of an utterance" if name else "has neither a name nor a file")
     speaker = said("speaker")
     if not speaker:
@@ -141,11 +149,17 @@ def _file(root: Path, folder: str, name: str, key: str) -> str:
     inside = ""
     for written in dict.fromkeys((name, name.replace("\\", "/"))):  # as Windows writes it
         inside = os.path.relpath(os.path.normpath(root / folder / written), root)
-        if not inside.startswith("..") and (root / inside).is_file():
-            return inside
+        try:
+            if not inside.startswith("..") and (root / inside).is_file():
+                return inside
+            there = (root / inside).exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            if of_the_machine(error):
+                raise
+            raise RowError(f"its {key} {short(name, LONGEST)!r} cannot be looked at ({error.strerror})") from None
     if inside.startswith(".."):
         raise RowError(f"its {key} {name!r} lies outside corpus.root")
-    raise RowError(f"its {key} {name!r} {'is no file' if (root / inside).exists() else 'is missing'}")
+    raise RowError(f"its {key} {name!r} {'is no file' if there else 'is missing'}")
 
 
 def _votes(corpus: Table, cells: dict[str, str]) -> Counter[str]:
@@ -175,13 +189,15 @@ def _seconds(text: str, key: str, default: float | None) -> float | None:
 
 
 def _number(text: str, what: str, unit: str = "") -> float:
-    """A cell as a number that is not below 0, an empty one as 0; raises RowError for another."""
+    """A cell as a number from 0 to MOST, an empty one as 0; raises RowError for another."""
     try:
         value = float(text or 0)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
         raise RowError(f"its {what} {text!r} is no number{unit}")
+    if value > MOST:
+        raise RowError(f"its {what} {text!r} is more than {MOST}")
     return value
 
 

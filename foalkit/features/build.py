@@ -15,6 +15,7 @@ from foalkit import UserError, devices
 from foalkit.features.reader import Reader
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FILES, FeatureStore, write_index
+from foalkit.features.trial import try_out
 from foalkit.files import bytes_digest, file_digest
 from foalkit.params import Params
 from foalkit.params.trained_on import data_sets
@@ -28,35 +29,40 @@ def build(
 ):
     """Build or update one stream's store; returns it and {utterance: reason} for what could not be read.
 
-    Rows whose key is unchanged are copied from the store that is there and from its shards. The new store is written
-    beside it, logged utterance by utterance so that a killed run resumes, and renamed into place when whole. With
-    `shard` that folder is built from the table's rows, unless the store has them all. Raises UserError for a store of
-    which no utterance could be read; of a shard that may be so.
+    Rows whose key is unchanged are copied from the store that is there and from its shards, where these are whole; rows
+    that could not be read are asked again each time. The new store is written beside it, logged utterance by utterance
+    so that a killed run resumes, and renamed into place when whole. With `shard` that folder is built from the table's
+    rows, unless the store has them all. Raises UserError for a store of which no utterance could be read (of a shard
+    that may be so), and for an encoder that does not run here; OSError for a fault of the machine.
     """
     folder = shard or params.store_folder(stream)
     reader = Reader(params, stream, root, digests)
-    keys = {row["utterance"]: reader.key(row) for row in table.to_dict("records")}
-    old = FeatureStore(folder) if (folder / "store.json").exists() else None
-    if (
-        old
-        and set(old.lengths) | set(failed := old.info.get("failed", {})) == set(keys)
-        and all(old.key(u) == keys[u] for u in old.lengths)
-        and old.info.get("failed_keys") == {u: keys[u] for u in failed}
-    ):
-        return old, failed
+    every = table.to_dict("records")
+    keys = {row["utterance"]: reader.key(row) for row in every}
+    old = _if_whole(folder)
     others = shards(folder) if shard is None else [params.store_folder(stream)]
     # mapped: all shards together may be more than the memory holds
-    stores = [FeatureStore(other, mapped=True) for other in others if (other / "store.json").exists()]
+    stores = list(filter(None, (_if_whole(other, mapped=True) for other in others)))
     have = {u: store for store in [*stores, *[old] * bool(old)] for u in store.lengths if store.key(u) == keys.get(u)}
-    if shard and stores and all(u in have or stores[0].info["failed_keys"].get(u) == key for u, key in keys.items()):
-        return stores[0], {u: reason for u, reason in stores[0].info["failed"].items() if u in keys}
+    if len(have) < len(keys):
+        try_out(reader, f"features.{stream}")
+
+    def fail_again(failed: dict[str, str]) -> bool:
+        again = {row["utterance"]: _made(reader, row) for row in every if row["utterance"] in failed}
+        return all(isinstance(made, Reason) and made == failed[u] for u, made in again.items())
+
+    same = old and {*old.lengths, *old.info["failed"]} == set(keys)
+    for whole in [*[old] * bool(same), *(stores if shard else ())]:
+        failed = {u: reason for u, reason in whole.info["failed"].items() if u in keys}
+        if all(u in failed or whole.key(u) == key for u, key in keys.items()) and fail_again(failed):
+            return whole, failed
 
     new = folder.with_name(f"{folder.name}.partial")
     new.mkdir(parents=True, exist_ok=True)
     packed = new / FILES[reader.dtype]
     frame_bytes = np.dtype(reader.dtype).itemsize * reader.width
-    done = _resume(new / "log.jsonl", packed, keys, frame_bytes)
-    rows = [row for row in table.to_dict("records") if row["utterance"] not in done]
+    done = _resume(new / "log.jsonl", packed, keys, frame_bytes, fail_again)
+    rows = [row for row in every if row["utterance"] not in done]
     alone = threadpool_limits(1, user_api="blas")  # its sums depend on how many threads share them
     with alone, packed.open("ab") as data, (new / "log.jsonl").open("a", encoding="utf-8") as log:
         offset = data.tell() // frame_bytes
@@ -82,6 +88,7 @@ def build(
     ).astype({"found": float, "note": "str", "boxes": "str"})  # NaN: no face was looked for, nothing to note
     failed = {e["utterance"]: e["failed"] for e in entries if "failed" in e}
     if good.empty and failed and shard is None:
+        shutil.rmtree(new)
         raise UserError(f"{stream}: no utterance could be read; the first reason: {next(iter(failed.values()))}")
     write_index(
         new,
@@ -95,7 +102,6 @@ def build(
         noted=int(good["note"].notna().sum()),
         notes=good["note"].dropna().str.split(": ", n=1).str[-1].value_counts().head(5).to_dict(),
         failed=failed,
-        failed_keys={u: keys[u] for u in failed},
     )
     if folder.exists():
         (folder / "store.json").unlink(missing_ok=True)  # from here on the old store does not count
@@ -114,9 +120,26 @@ def try_encoders(params: Params, specs: dict, row: dict, root: Path) -> pd.DataF
     tried = {}
     for name, spec in specs.items():
         reader = Reader(params.model_copy(update={"features": {name: spec}}), name, root, digests)
-        made = or_reason(reader.name(row), reader, row)
+        made = _made(reader, row)
         tried[name] = (made, made) if isinstance(made, Reason) else made.shape
     return pd.DataFrame(tried, index=["frames", "width"]).T
+
+
+def _if_whole(folder: Path, **how) -> FeatureStore | None:
+    """The store in a folder; None where there is none, or a damaged one, which is said and built again."""
+    if not (folder / "store.json").exists():
+        return None
+    try:
+        store = FeatureStore(folder, **how)
+        store.verify()
+    except UserError as error:
+        print(f"{str(error).partition('; ')[0]}: it is built again")
+        return None
+    return store
+
+
+def _made(reader: Reader, row: dict) -> np.ndarray | Reason:
+    return or_reason(reader.name(row), reader, row)
 
 
 def shards(store: Path) -> list[Path]:
@@ -175,8 +198,11 @@ def _in_order(pool: ThreadPoolExecutor, action, items: list, ahead: int):
         yield waiting.popleft().result()
 
 
-def _resume(log: Path, data: Path, keys: dict[str, str], frame_bytes: int) -> dict[str, dict]:
-    """What a killed run had finished; the data file is cut back to the last whole utterance."""
+def _resume(log: Path, data: Path, keys: dict[str, str], frame_bytes: int, fail_again) -> dict[str, dict]:
+    """What a killed run had finished; the data file is cut back to the last whole utterance.
+
+    What failed in it is asked again: nothing is kept where some of it can be read now, which belongs in between.
+    """
     entries = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []:
         try:
@@ -186,6 +212,8 @@ def _resume(log: Path, data: Path, keys: dict[str, str], frame_bytes: int) -> di
             break  # the line that was being written
     if any(keys.get(e["utterance"]) != e["key"] for e in entries):
         entries = []  # the params or the media changed in between: start over
+    if not fail_again({e["utterance"]: e["failed"] for e in entries if "failed" in e}):
+        entries = []
     frames = sum(e.get("frames", 0) for e in entries)
     if not data.exists() or data.stat().st_size < frames * frame_bytes:
         entries, frames = [], 0

@@ -1,7 +1,11 @@
 """A media file that is open: its picture, its sound, and the one clock that their time stamps are on (PyAV)."""
 
+import errno
 import itertools
 import math
+import subprocess
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,7 +16,7 @@ import av
 from av.stream import Disposition
 
 from foalkit import UserError
-from foalkit.features.reasons import of_one_file
+from foalkit.features.reasons import fault, of_this_file
 from foalkit.files import unusable
 
 SOUND_RATES = 1_000, 768_000  # Hz: what a recorder may write; a header that says another rate is damaged
@@ -21,6 +25,23 @@ PIXEL_SHAPES = Fraction(1, 4), 4  # width to height: what cameras and discs have
 APART = Fraction(1, 4)  # seconds that picture and sound may begin or end apart unnoted
 PROGRESSIVE, HDR = 1, {16: "PQ", 18: "HLG"}  # FFmpeg's numbers of field orders and of transfer characteristics
 ESTIMATED = {"mp3", "aac", "amr", "ac3", "eac3", "mpeg"}  # no header says how long they are: FFmpeg guesses by the size
+# numbers of the system by which FFmpeg's demuxers and decoders speak of data
+OF_DATA = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ERANGE, errno.EDOM, errno.EILSEQ}
+OF_THE_BUILD = (av.error.LookupError, av.error.PyAVCallbackError, av.error.ExitError)  # a decoder, a filter is lacking
+DAMAGED = 3
+DECODE_ALL = f"""
+import sys, av
+with open(sys.argv[1], "rb") as file:
+    while file.read(1 << 20):
+        pass
+try:
+    for kind in ("video", "audio"):
+        with av.open(sys.argv[1], options={{"protocol_whitelist": "file"}}, metadata_errors="replace") as media:
+            for _ in media.decode(**{{kind: 0}}) if getattr(media.streams, kind) else ():
+                pass
+except av.FFmpegError:
+    sys.exit({DAMAGED})
+"""
 
 
 class MediaError(UserError):
@@ -66,8 +87,11 @@ class Recording:
     def end(self, stream) -> Fraction | None:
         """When the stream ends in seconds, by the file's header; None where that does not say."""
         if "DURATION" in stream.metadata:  # Matroska
-            hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-            return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds) - self.origin
+            try:
+                hours, minutes, seconds = map(Fraction, stream.metadata["DURATION"].split(":"))
+            except (ValueError, ZeroDivisionError):
+                raise MediaError(f"{self.file.name}: damaged (the duration in its header is no time)") from None
+            return 3600 * hours + 60 * minutes + seconds - self.origin
         if not stream.duration or self.container.format.name in ESTIMATED:
             return None
         return self.start(stream) + stream.duration * stream.time_base
@@ -158,9 +182,9 @@ def _of_the_picture(recording: Recording) -> Iterator[str | None]:
 
 @contextmanager
 def opened(file: Path) -> Iterator[Recording]:
-    """A media file, open; whatever keeps it from being read becomes a MediaError with its name and the reason.
+    """A media file, open; what FFmpeg says of its data becomes a MediaError with its name and the reason.
 
-    What is wrong with the machine (too many open files) stays what it is: it is not one file's fault.
+    Raises OSError, with the file, for a fault of the machine, and any other error as it is: a defect.
     """
     if why := unusable(file):
         raise MediaError(f"{file.name}: {why}")
@@ -172,9 +196,33 @@ def opened(file: Path) -> Iterator[Recording]:
     except UserError:
         raise
     except Exception as error:
-        if not of_one_file(error):
-            raise
-        raise MediaError(f"{file.name}: {at_work} ({getattr(error, 'strerror', None) or error})") from None
+        if _of_the_data(error, file):
+            raise MediaError(f"{file.name}: {at_work} ({getattr(error, 'strerror', None) or error})") from None
+        if isinstance(error, (OSError, MemoryError, av.FFmpegError)):
+            raise fault(error, str(file)) from error
+        raise
+
+
+def _of_the_data(error: Exception, file: Path) -> bool:
+    """Whether an error says something of the file's data, and not of the machine, of FFmpeg's build or of this code."""
+    if isinstance(error, OF_THE_BUILD):
+        return False
+    if isinstance(error, av.FFmpegError):
+        system = isinstance(error, (OSError, MemoryError)) and error.errno not in OF_DATA
+        return not system or of_this_file(error, file.name) or _fails_in_another_process(file)
+    if isinstance(error, (ValueError, IndexError, OverflowError)):  # PyAV, where a header contradicts itself
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        return "av" in Path(frames[-1].f_code.co_filename).parts
+    return of_this_file(error, file.name) if isinstance(error, OSError) else False
+
+
+def _fails_in_another_process(file: Path) -> bool:
+    """Whether a process of its own, which can read all of the file's bytes, meets an error of FFmpeg's in it, too.
+
+    FFmpeg speaks of input and output, and of memory, where a damaged file leads it astray, as where a disk fails.
+    """
+    done = subprocess.run([sys.executable, "-c", DECODE_ALL, str(file)], capture_output=True, check=False)
+    return done.returncode == DAMAGED
 
 
 def _open(file: Path):

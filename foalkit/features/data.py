@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_ISDIR
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,17 @@ from foalkit.features.presence import (
 from foalkit.features.reader import FILE
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
-from foalkit.files import digest, entries_below, file_digest, locked, read_mapping, unusable, write_json, write_parquet
+from foalkit.files import (
+    digest,
+    entries_below,
+    file_digest,
+    locked,
+    read_mapping,
+    stamp,
+    unusable,
+    write_json,
+    write_parquet,
+)
 from foalkit.params import Params
 from foalkit.params.corpora import Table
 from foalkit.params.encoders import Kind
@@ -137,7 +146,7 @@ def prepare(params: Params) -> Data:
     folder = params.folder
     with locked(params.features_folder / ".used", shared=True), locked(folder / ".prepare"):
         root = corpus_root(params)
-        read_from = sources(params)
+        read_from, before = sources(params), _left_out_before(folder)
         table, left_out = read_manifest(params.corpus, root, params.folds, used=media_of(params), shares=params.soft)
         stores, lacks = {}, lacking(params, table)
         without = without_files(params, table, lacks)
@@ -184,6 +193,7 @@ def prepare(params: Params) -> Data:
             "files": {},
             "utterances": len(table),
             "left_out": len(left_out),
+            "left_out_before": before,
             "without": without,
             "fewer": fewer,
             "copies": copies,
@@ -201,16 +211,25 @@ def prepare(params: Params) -> Data:
 
 
 def up_to_date(params: Params) -> bool:
-    """Whether what is prepared is of these params, and of the files as they lie there now.
+    """Whether what is prepared is whole, of these params, and of the files as they lie there now.
 
-    Files that cannot be found now count as unchanged: results can be read where no corpus lies.
+    Files that cannot be found now count as unchanged: results can be read where no corpus lies. Of a store that is too
+    large to be read at once only the index is looked at.
     """
     info = _prepared(params)
-    return info is not None and sources(params) in (None, info.get("sources"))
+    if info is None or sources(params) not in (None, info.get("sources")):
+        return False
+    try:
+        for stream in set(params.features) - set(info.get("without", {})):
+            for own in params.sets(stream).values():
+                _opened(own.store_folder(stream))
+    except UserError:  # damaged: it is built again
+        return False
+    return True
 
 
 def sources(params: Params) -> str | None:
-    """A digest of the names, sizes and times of change of all files that features are made from; None without them."""
+    """A digest of the names and stamps (`files.stamp`) of all files that features are made from; None without them."""
     named = [
         (f"features.{stream}.{key}", place)
         for stream in params.features
@@ -228,12 +247,8 @@ def sources(params: Params) -> str | None:
     files = {}
     for place in places:
         for file in [place] if place.is_file() else entries_below(place):
-            try:
-                stat = file.stat()
-            except OSError:  # a link may lead nowhere
-                stat = file.lstat()
-            if not S_ISDIR(stat.st_mode):
-                files[str(file)] = stat.st_size, stat.st_mtime_ns
+            if now := stamp(file):
+                files[str(file)] = now
         if place == corpus and not files:
             return None
     return digest(files)
@@ -322,6 +337,14 @@ def _prepared(params: Params) -> dict | None:
     return info
 
 
+def _left_out_before(folder: Path) -> int | None:
+    """How many utterances the preparation before left out; None where there was none, or its list is not whole."""
+    try:
+        return len(pd.read_parquet(folder / "left_out.parquet"))
+    except (OSError, ValueError):
+        return None
+
+
 def _copies(table: pd.DataFrame, stores: dict[str, FeatureStore], kinds: dict[str, Kind]) -> dict[str, str]:
     """The utterances whose stored sound is another one's, byte for byte, each with the first that has it.
 
@@ -342,7 +365,7 @@ def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:
 def _media_digests(root: Path, table: pd.DataFrame, kinds: Iterable[Kind], folder: Path) -> dict[str, str]:
     """SHA-256 per media file of these kinds, or the Reason why it has none.
 
-    Remembered by size and time of change, so that a corpus is hashed once.
+    Remembered by the file's stamp, so that a corpus is hashed once.
     """
     columns = sorted({FILE[kind] for kind in kinds if kind in FILE})
     files = sorted({f for column in columns for f in table[column].unique() if f})
@@ -352,9 +375,8 @@ def _media_digests(root: Path, table: pd.DataFrame, kinds: Iterable[Kind], folde
     known, rows = _remembered(cache), {}
 
     def looked_at(file: str) -> tuple:
-        stat = (root / file).stat()
-        now = (file, stat.st_size, stat.st_mtime_ns)
-        return known[file] if known.get(file, ())[:3] == now else (*now, file_digest(root / file))
+        now = (file, stamp(root / file))
+        return known[file] if known.get(file, ())[:2] == now else (*now, file_digest(root / file))
 
     for file in progress(files, "media digests"):
         why = unusable(root / file)  # first: a pipe would be read without end
@@ -362,14 +384,14 @@ def _media_digests(root: Path, table: pd.DataFrame, kinds: Iterable[Kind], folde
     good = {file: row for file, row in rows.items() if not isinstance(row, Reason)}
     with locked(cache.with_suffix(".lock")):  # other jobs have hashed other files meanwhile
         every = {**_remembered(cache), **good}
-        write_parquet(cache, pd.DataFrame(every.values(), columns=["file", "size", "changed", "digest"]))
-    return {file: good[file][3] if file in good else why for file, why in rows.items()}
+        write_parquet(cache, pd.DataFrame(every.values(), columns=["file", "stamp", "digest"]))
+    return {file: good[file][2] if file in good else why for file, why in rows.items()}
 
 
 def _remembered(cache: Path) -> dict[str, tuple]:
-    """(file, size, changed, digest) by file."""
+    """(file, stamp, digest) by file."""
     try:
-        table = pd.read_parquet(cache)[["file", "size", "changed", "digest"]]
+        table = pd.read_parquet(cache)[["file", "stamp", "digest"]]
     except (OSError, ValueError, KeyError):  # not there, or not whole
         return {}
     return {row[0]: row for row in table.itertuples(index=False, name=None)}

@@ -14,6 +14,7 @@ from PIL import Image
 
 SHORT_SIDE = 400  # pixels a picture is brought to: faces of 80 and more are found, 51 in IEMOCAP's 256
 EVERY, SMOOTH, MARGIN = 5, 5, 0.2
+THINNEST = 20  # times as long as wide: no picture of a person, and brought to SHORT_SIDE it would fill the memory
 _own = threading.local()
 IDENTITY = {
     "detector": f"dlib {dlib.__version__}, faces 2",  # raise the number when a change here moves a box
@@ -30,6 +31,8 @@ def detect(picture: np.ndarray, short_side: int = SHORT_SIDE) -> tuple[float, fl
     The side reaches from the eyebrows to the chin.
     """
     height, width = picture.shape[:2]
+    if max(height, width) > THINNEST * min(height, width):
+        return None
     scale = short_side / min(height, width)
     small = Image.fromarray(picture).resize((round(width * scale), round(height * scale)), Image.BICUBIC)
     boxes, scores, _ = _detector().run(np.asarray(small), 0, 0.0)

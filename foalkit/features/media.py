@@ -15,7 +15,8 @@ SAMPLE_RATE = 16_000
 DECODER = f"pyav-{av.__version__}, media 4"  # raise the number when a change here changes what is read
 ROUNDING = Fraction(1, 20_000)  # label times have four decimals: at most 50 µs from the time that was meant
 GAP = Fraction(1, 10)  # seconds: sound that pauses for longer by its time stamps is silent meanwhile
-LONGEST_GAP = 60  # seconds
+LONGEST_GAP, MOST_GAPS = 60, 100  # seconds; all gaps together, in lengths of the sound between them
+LATEST = 1e7  # seconds: no recording lasts four months
 LONGEST_STILL = 2  # seconds that one picture may be shown, or three times its usual time: then some are missing
 EARLIER = 0, 2, 12  # seconds: a broadcast's file has no index, and a look for a place ends behind it
 LOUDEST = 4.0  # times full scale: some lossy and float files overshoot it; those beyond hold other numbers
@@ -181,7 +182,7 @@ def _cut_wav(file: Path) -> bool:
 
 
 def _check_range(file: Path, start: float, end: float) -> None:
-    if not 0 <= start < end:
+    if not 0 <= start < end or (LATEST < end < math.inf) or start > LATEST:
         raise MediaError(f"{file.name}: the time range {start}-{end} s is empty")
 
 
@@ -198,7 +199,7 @@ def _promised(recording: Recording) -> int:
 def _sound(recording: Recording, rate: int) -> Iterator[np.ndarray]:
     """The sound from time 0 on at `rate` Hz, the mean of its channels, in parts `(n,)` that follow each other."""
     made, resampler, form = 0, None, None
-    expected = Fraction(0)  # when the next frame begins if nothing is missing between
+    expected, heard = Fraction(0), Fraction(0)  # when the next frame begins if nothing is missing between
 
     def resampled(frame) -> Iterator[np.ndarray]:
         # channels are averaged here: FFmpeg's own downmix makes a stereo file 1.41 times louder than its mono
@@ -213,7 +214,7 @@ def _sound(recording: Recording, rate: int) -> Iterator[np.ndarray]:
             for part in resampled(None):
                 made += len(part)
                 yield part
-            if late > LONGEST_GAP:
+            if late > LONGEST_GAP or begins > LONGEST_GAP + (1 + MOST_GAPS) * heard:
                 raise MediaError(f"{recording.file.name}: its time stamps leave {float(late):.0f} s without sound")
             if late > 0:
                 silent = np.zeros(max(0, round(begins * rate) - made), np.float32)
@@ -224,14 +225,15 @@ def _sound(recording: Recording, rate: int) -> Iterator[np.ndarray]:
         for part in resampled(frame):
             made += len(part)
             yield part
-        expected += Fraction(frame.samples, frame.sample_rate)
+        lasts = Fraction(frame.samples, frame.sample_rate)
+        expected, heard = expected + lasts, heard + lasts
     yield from resampled(None)
 
 
 def _shown(recording: Recording, first: int, last: float) -> Iterator[tuple[int, av.VideoFrame]]:
     """The numbers n of [first, last) that have a picture, each with the one that is shown at n / fps."""
     rate, name = recording.picture_rate, recording.file.name
-    still = max(LONGEST_STILL * rate, 3)
+    still = max(int(LONGEST_STILL * rate), 3)
     shown, since, lasts = None, -1, 1
     for frame in _from(recording, first):
         time = recording.time(frame)

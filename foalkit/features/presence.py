@@ -9,6 +9,7 @@ from foalkit import UserError
 from foalkit.features import media
 from foalkit.features.encoders import make_encoder
 from foalkit.features.reader import FILE
+from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
 from foalkit.params import Params
 from foalkit.params.encoders import Kind
@@ -89,10 +90,11 @@ def with_lengths(
     used = [FILE[kind] for kind in ("picture", "sound") if kind in kinds]
     for at, turn in progress(unknown.to_dict("index").items(), "lengths") if len(unknown) and used else ():
         file = next((turn[column] for column in used if turn[column]), None)
-        try:
-            ends[at] = media.seconds(root / file) if file else None
-        except media.MediaError as error:
-            bad[turn["utterance"]] = str(error)
+        found = or_reason(file, media.seconds, root / file) if file else None
+        if isinstance(found, Reason):
+            bad[turn["utterance"]] = str(found)
+        else:
+            ends[at] = found
     table = table.assign(end=pd.Series(ends, dtype=float))
     return table[~table["utterance"].isin(bad)].reset_index(drop=True), bad
 

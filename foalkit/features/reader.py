@@ -6,7 +6,7 @@ import numpy as np
 
 from foalkit.features import media
 from foalkit.features.container import picture_remarks
-from foalkit.features.encoders import make_encoder
+from foalkit.features.encoders import broken, make_encoder
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FULL_SCALE
 from foalkit.features.times import used_part
@@ -33,6 +33,11 @@ class Reader:
         self.dtype = getattr(self.encoder, "stored_as", "float16")
         # a light encoder runs on each core; a large model has all of them, or a GPU, and is handed decoded clips
         self.large = getattr(self.spec, "model", "small") != "small"
+        if getattr(self.spec, "region", None) == "face":
+            try:
+                import foalkit.features.faces  # noqa: F401 (dlib is known to load before a recording is read)
+            except ImportError as error:
+                raise broken(error, f"features.{stream}", self.spec) from error
 
     def key(self, row: dict) -> str:
         """A digest of all that the row's features depend on."""

@@ -12,7 +12,8 @@ from foalkit import UserError
 
 TAGS = ("encoder", "kind", "reader")  # the keys that say which of several models a mapping is
 NO_KEYS = ("differs", "file")  # of Params, but not a file's to set
-LONGEST = 60  # characters of a value that is quoted
+LONGEST, MOST = 60, 40  # characters of a value that is quoted, and names of a list
+COMPARED = 10_000  # names among which the nearest is looked for
 QUOTED = r"'([^']*)'"  # pydantic's lists of what is known
 WORDS = {
     "int_type": "must be a whole number",
@@ -34,10 +35,18 @@ WORDS = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'fold'?` for the closest of `known`, or a list of all of them."""
+    """`did you mean 'fold'?` for the closest of `known`, or a list of them."""
     known = list(known)
-    close = difflib.get_close_matches(name[:100], known, 1, cutoff=0.5)  # its time grows with the length
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    # its time grows with their number, and the length of each
+    close = difflib.get_close_matches(name[:100], [k for k in known[:COMPARED] if len(k) <= 300], 1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {few(known)}"
+
+
+def few(names: Iterable[str]) -> str:
+    """Names with commas between, of many the first ones and how many there are more."""
+    names = list(names)
+    shown = ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[:MOST])
+    return f"{shown} and {len(names) - MOST} more" if len(names) > MOST else shown
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

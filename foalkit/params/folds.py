@@ -35,11 +35,12 @@ class Folds(Strict):
         if not isinstance(data, dict):
             return data
         made = OWN_SPLIT if data.get("by") == "split" else None
-        if type(count := data.get("count")) is int:
-            made = [[f"fold {n}"] for n in range(1, min(max(count, 2), MOST) + 1)]
+        if (count := data.get("count")) is not None:
+            valid = type(count) is int and 2 <= count <= MOST
+            made = [[f"fold {n}"] for n in range(1, (count if valid else 2) + 1)]
+            if not valid:  # that comes first
+                return {**data, "groups": data.get("groups", made)}
         if made and data.get("groups") not in (None, made):
-            if type(count) is int and not 2 <= count <= MOST:
-                return data  # that comes first
             raise ValueError("groups: say either them, or `count`, or `by: split` (folds.groups=null drops them)")
         return {**data, "groups": made} if made else data
 

@@ -1,5 +1,6 @@
 """The models of a params file: everything that a run depends on, each key with its meaning."""
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -22,6 +23,7 @@ from foalkit.params.strict import Count, Few, Line, Name, Seed, Stream, Strict, 
 
 Protocol = Literal["honest", "published", "random-split"]  # the last shows a leak, and is never ranked
 SHARED = ("features", "corpora", "weights")  # folders beside all outputs
+MOST_STARTS = 10  # variants of which each starts from the next one
 _FACT = {"__all__": {"trained_on"}}  # said of encoders, nothing is computed from it
 
 
@@ -152,6 +154,8 @@ class Params(Strict):
             for name in rows:
                 if (other := first.setdefault(told(name).replace("-", "_"), name)) != name:
                     raise ValueError(f"ablation: the {what}s of {other} and {name} are too alike to be told apart")
+        for name in self.variants:
+            self._starts_somewhere([name])
         for protocol, names in self.ablation.items():
             for name in names:
                 if name not in self.variants:
@@ -188,6 +192,17 @@ class Params(Strict):
                 if stream not in known:
                     raise ValueError(f"{key}: {unknown('stream', stream, sorted(known))}")
         return self
+
+    def _starts_somewhere(self, way: list[str]) -> None:
+        """Raise ValueError for variants that start from each other in a circle, or from too many in a row."""
+        for start in dict.fromkeys(self.variants[way[-1]].starts_from):
+            if start in way or len(way) == MOST_STARTS:
+                what = "a circle" if start in way else f"more than {MOST_STARTS} in a row"
+                round_ = [*way[way.index(start) if start in way else 0 :], start]
+                steps = ", ".join(f"{a} starts from {b}" for a, b in itertools.pairwise(round_))
+                raise ValueError(f"variants.{round_[0]}.starts_from: {steps}: {what}; take one of them out")
+            if start in self.variants:
+                self._starts_somewhere([*way, start])
 
     @property
     def folder(self) -> Path:

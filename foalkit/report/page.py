@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from foalkit.files import whole
+from foalkit.files import whole, write_csv
 from foalkit.params import Params
 from foalkit.report import figures
 from foalkit.report.robustness import robustness_figure
@@ -134,12 +134,11 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
 def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection: pd.DataFrame, into: Path) -> None:
     """tables/<name>.csv and, but for the ledger's prose, <name>.tex (booktabs) of every table that has rows.
 
-    The ablation's CSV holds `rows`, fractions with all columns, and selection.csv every run under each rule. A text
-    that a spreadsheet would compute (`=1+1`, `+ AVEL`) has an apostrophe before it there.
+    The ablation's CSV holds `rows`, fractions with all columns, and selection.csv every run under each rule.
     """
     folder = into / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(selection, folder / "selection.csv")
+    write_csv(folder / "selection.csv", selection)
     for name, table in tables.items():
         if table.empty:  # nor may one of an earlier report stay
             for suffix in ("csv", "tex"):
@@ -147,7 +146,7 @@ def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection:
             continue
         if name == "errors":
             table = table.drop(columns=["sound", "video"])  # addresses are the page's
-        _write_csv(rows if name == "ablation" else table, folder / f"{name}.csv")
+        write_csv(folder / f"{name}.csv", rows if name == "ablation" else table)
         if name != "ledger":
             sides = "".join("r" if _numeric(table[c]) else "l" for c in table)
             style = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
@@ -156,16 +155,6 @@ def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, selection:
             minus = re.sub(r"−|(?<![\w-])-(?=\d)", "$-$", tex)
             # a bracket or star that begins a row would be an option of the line's end before it
             (folder / f"{name}.tex").write_text(re.sub(r"^(?=[\[*])", "{}", minus, flags=re.M), encoding="utf-8")
-
-
-def _write_csv(table: pd.DataFrame, file: Path) -> None:
-    number = r"[+-]?[\d.]+( \[[+-]?[\d.]+, [+-]?[\d.]+\])?"
-
-    def plain(cell):
-        formula = isinstance(cell, str) and cell[:1] in "=+-@" and not re.fullmatch(number, cell)
-        return f"'{cell}" if formula else cell
-
-    table.map(plain).rename(columns=plain).to_csv(file, index=False)
 
 
 def _numeric(column: pd.Series) -> bool:

@@ -81,6 +81,11 @@ def test_dealt_folds_are_written_out(table, tmp_path):
     written = pd.read_csv(tmp_path / "folds.csv")
     assert list(written) == ["utterance", "speaker", "emotion", "fold"]
     assert written["fold"].tolist() == dealt["fold"].tolist()
+    names = ["=1+1", "+x", "-x", "@x", "-5", "plain"]
+    write_folds(dealt.head(6).assign(speaker=names, emotion=["＝1"] * 6), p)
+    written = pd.read_csv(tmp_path / "folds.csv")
+    assert written["speaker"].tolist() == ["'=1+1", "'+x", "'-x", "'@x", "-5", "plain"]
+    assert set(written["emotion"]) == {"'＝1"}
     write_folds(table, params.load("demo").model_copy(update={"outputs": str(tmp_path / "none")}))
     assert not (tmp_path / "none").exists()
 
@@ -123,6 +128,7 @@ def test_a_leak_of_the_corpus_s_own_split_is_named_unless_it_is_said(own):
         ({"by": "split", "published": 2}, ["published", "2 of 1"]),
         ({"count": 1}, ["count"]),
         ({"count": 101}, ["count"]),
+        *[({"count": odd}, ["folds: count: must be", str(odd)]) for odd in (2.5, True, "x", -1, 0, [2], 1e3)],
         ({"by": "split", "shared": ["dialogue"]}, ["shared.0", "'speaker'"]),
         ({}, ["groups", "missing"]),
     ],

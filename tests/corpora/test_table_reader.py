@@ -2,12 +2,14 @@
 
 import csv
 import io
+import signal
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import refused
 
+from foalkit.corpora import watched
 from foalkit.corpora.manifest import read_manifest
 from foalkit.params.corpora import Iemocap, Names, Table
 from foalkit.params.errors import validate
@@ -190,6 +192,8 @@ def test_votes_may_stand_as_counts_or_shares_in_a_column_for_each_label(root):
         ["d.wav", "", "0", "", "1"],
         ["e.wav", "1", "two", "0", "1"],
         ["f.wav", "-1", "2", "0", "1"],
+        ["f.wav", "1e308", "1e308", "0", "1"],
+        ["f.wav", "2", "inf", "0", "1"],
     ]
     write(root, rows, head)
     columns = {"audio": "file", "counts": ["ang", "hap", "exc"], "speaker": "who"}
@@ -202,6 +206,8 @@ def test_votes_may_stand_as_counts_or_shares_in_a_column_for_each_label(root):
         "t.csv line 5": "t.csv line 5: has no label",
         "t.csv line 6": "t.csv line 6: its votes for hap 'two' is no number",
         "t.csv line 7": "t.csv line 7: its votes for ang '-1' is no number",
+        "t.csv line 8": "t.csv line 8: its votes for ang '1e308' is more than 1000000",
+        "t.csv line 9": "t.csv line 9: its votes for hap 'inf' is no number",
     }
     said = refused(lambda: read(root, columns={**columns, "counts": ["ang", "happ"]}))
     assert "corpus.columns.counts" in said and "'happ'" in said and "'hap'" in said
@@ -225,6 +231,35 @@ def test_a_label_file_that_is_no_table_is_read_by_its_lines(root):
     table, left_out = read(root, table="labels", rows=rows, columns=columns, labels={"A": "angry", "H": "happy"})
     assert list(table["emotion"]) == ["angry", "happy"] and not left_out
     assert "matches none" in refused(lambda: read(root, table="labels", rows="(?P<file>x)", columns=columns))
+
+
+def test_cells_and_columns_without_an_end_are_short_lines(root):
+    long = "x" * 100_000
+    odd = [[long, "ang", "1"], ["d.wav", long, "1"], ["e.wav", "ang", long], ["d/" * 150 + "x", "ang", "1"]]
+    write(root, [[*row, "0"] for row in [*ROWS, *odd]] + [["f.wav", "ang", "1", "1e300"]], [*HEAD, "from"])
+    table, left_out = read(root, columns=COLUMNS | {"utterance": "file", "start": "from"})
+    assert len(table) == 3 and len(left_out) == 5
+    assert max(map(len, [*left_out, *left_out.values()])) < 400
+    write(root, [["x"] * 50_000], [f"column {n}" for n in range(50_000)])
+    assert len(refused(lambda: read(root))) < 1500
+
+
+HANGING = [r"(\w+)+", r"(a|aa)*", r"(\w*)*", r"(?:\w?\w?){40}", r"(\w+\w*)*", r"(?=(aa?)+-)x"]
+
+
+@pytest.mark.parametrize("part", HANGING)
+def test_an_expression_that_runs_for_ever_is_stopped_and_named(root, monkeypatch, part):
+    monkeypatch.setattr(watched, "TICK", 0.05)
+    before = signal.getsignal(signal.SIGVTALRM)
+    name = "a" * 60 + "!"
+    touch(root, f"{name}.wav")
+    said = refused(lambda: read(root, Names, pattern=f"(?P<speaker>.)(?P<label>.){part}"))
+    assert said.startswith("corpus.pattern: ") and name in said and part in said.replace("\\\\", "\\")
+    (root / "labels").write_text(f"x\n{name}\n")
+    rows = f"(?P<file>.)(?P<emo>.){part}"
+    said = refused(lambda: read(root, table="labels", rows=rows, columns=COLUMNS | {"speaker": "{file}"}))
+    assert said.startswith("corpus.rows: ") and name in said
+    assert signal.getsignal(signal.SIGVTALRM) == before and signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
 
 
 # ---- names -----------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """A corpus that holds one of every bad file: each costs its utterance and is listed, the others are used."""
 
-import errno
 import itertools
 import os
 import shutil
@@ -16,7 +15,6 @@ from foalkit import params
 from foalkit.features import reader
 from foalkit.features.build import try_encoders
 from foalkit.features.data import extract, prepare, sources, up_to_date
-from foalkit.features.encoders.sound import LogMelEncoder
 from foalkit.params.encoders import Hog, LogMel
 from foalkit.report import figures, recordings
 
@@ -234,34 +232,3 @@ def test_the_pictures_of_notebook_1_stand_without_a_class_and_without_a_film(tre
     tried = try_encoders(p, specs, broken.iloc[1].to_dict(), root)
     assert tried.loc["a", "width"] == specs["a"].bands and "truncated?" in tried.loc["b", "width"]
     assert isinstance(tried, pd.DataFrame)
-
-
-ONE_CLIPS = [ValueError("two\nlines"), IndexError("x"), ZeroDivisionError(), OSError(errno.EIO, "I/O error")]
-
-
-@pytest.mark.parametrize("error", ONE_CLIPS)
-def test_an_encoder_that_fails_on_one_clip_costs_that_one(tmp_path, world, monkeypatch, error):
-    (tmp_path / "corpus").mkdir()
-    for take in TAKES[:3]:
-        film(tmp_path / "corpus" / f"01-{take}.mp4")
-    encode, calls = LogMelEncoder.__call__, []
-
-    def once(self, samples):
-        calls.append(len(samples))
-        if len(calls) == 1:
-            raise error
-        return encode(self, samples)
-
-    monkeypatch.setattr(LogMelEncoder, "__call__", once)
-    ((lost, reason),) = listed(prepare(world(root=tmp_path / "corpus"))).items()
-    assert lost in reason and "cannot be read" in reason and "\n" not in reason
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory"), OSError(errno.ENOSPC, "full")])
-def test_what_is_not_one_files_fault_stops(world, monkeypatch, error):
-    def fails(*_):
-        raise error
-
-    monkeypatch.setattr(LogMelEncoder, "__call__", fails)
-    with pytest.raises(type(error)):
-        prepare(world())

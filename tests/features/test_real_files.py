@@ -1,5 +1,6 @@
 """Files as phones, recorders and editors write them: read on one clock and upright, or refused with name and reason."""
 
+import errno
 import os
 import struct
 from fractions import Fraction
@@ -305,5 +306,12 @@ def test_too_many_open_files_are_not_one_files_fault(tmp_path, monkeypatch):
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     file = wav(tmp_path / "secret.wav", PCM)
-    monkeypatch.setattr(os, "access", lambda path, how: Path(path) != file)  # root may read all
+    opened = Path.open
+
+    def open_(path, *how):
+        if path == file:  # root may read all
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *how)
+
+    monkeypatch.setattr(Path, "open", open_)
     refused(lambda: read_audio(file), "secret.wav", "permission denied")

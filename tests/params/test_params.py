@@ -1,5 +1,6 @@
 """Params files, overrides and the messages for what is wrong in them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -500,3 +501,22 @@ def test_a_dollar_in_the_projects_own_path_is_no_variable(tmp_path, monkeypatch)
     assert expand(f"{tmp_path}/$NAME/x", "corpus.root") == tmp_path / "other" / "x"
     p = params.load("demo").model_copy(update={"outputs": f"{tmp_path}/$GONE/out"})
     assert corpus_place(p).parent == tmp_path / "$GONE" / "corpora"
+
+
+@pytest.mark.parametrize("starts", [{"a": "a"}, {"a": "b", "b": "a"}, {"c": "a", "a": "b", "b": "d", "d": "a"}])
+def test_rows_that_start_from_each_other_in_a_circle_are_one_line(starts):
+    row = {"question": "x", "modality": "A", "streams": ["audio"]}
+    rows = {name: {**row, "label": name, "starts_from": [start]} for name, start in starts.items()}
+    said = refused(lambda: params.load("demo", [f"variants={json.dumps(rows)}"]))
+    assert "starts_from" in said and "a circle" in said
+    for name in {"a"} | {start for start in starts.values()}:
+        assert f"{name} starts from {starts[name]}" in said
+
+
+def test_a_long_way_of_starts_is_one_line_and_a_short_one_is_read():
+    row = {"question": "x", "modality": "A", "streams": ["audio"]}
+    rows = {f"r{n}": {**row, "label": f"r{n}", "starts_from": [f"r{n + 1}"] if n < 1000 else []} for n in range(1001)}
+    assert "in a row" in refused(lambda: params.load("demo", [f"variants={json.dumps(rows)}"]))
+    two = ["ablation={honest: [audio, baseline, foal-net]}", "variants.foal-net.starts_from=[baseline]"]
+    p = params.load("demo", [*two, "variants.baseline.starts_from=[audio]"])
+    assert p.variants["foal-net"].starts_from == ["baseline"]

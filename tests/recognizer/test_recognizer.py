@@ -18,7 +18,7 @@ from conftest import refused
 from huggingface_hub import ModelCard
 from scipy.special import softmax
 
-from foalkit import Recognizer, cli
+from foalkit import Recognizer, UserError, cli
 from foalkit.features import clips, media
 from foalkit.results import scoring
 from foalkit.training import runs
@@ -391,15 +391,22 @@ def test_what_is_odd_about_a_file_is_in_its_answer_and_beside_its_first_window(b
     assert len(notes) == 3 and notes[0] == words and all(words not in note for note in notes[1:])
 
 
-@pytest.mark.parametrize("error", [ValueError("two\nlines"), ZeroDivisionError("by 0"), IndexError("out")])
-def test_whatever_goes_wrong_with_one_stream_of_a_file_is_a_note(both, turn, root, monkeypatch, error):
+@pytest.mark.parametrize("error", [UserError("x.avi: two\nlines"), ZeroDivisionError("by 0"), OSError(5, "I/O error")])
+def test_what_is_wrong_with_one_stream_of_a_file_is_a_note_a_defect_stops(both, turn, root, monkeypatch, error):
     def fails(row):
         raise error
 
     monkeypatch.setattr(both, "readers", {**both.readers, "audio": fails})
     fails.kind, fails.notes = "sound", {}
-    read = both._read(clips.clip_row(root / turn["video"], end=1.0))
-    assert list(read.features) == ["video"] and type(error).__name__ in read.absent["audio"]
+    row = clips.clip_row(root / turn["video"], end=1.0)
+    if not isinstance(error, UserError):
+        with pytest.raises(type(error)):
+            both._read(row)
+        with pytest.raises(type(error)):
+            both.folder((root / turn["video"]).parent)
+        return
+    read = both._read(row)
+    assert list(read.features) == ["video"] and "lines" in read.absent["audio"]
     assert "\n" not in read.absent["audio"]
 
 

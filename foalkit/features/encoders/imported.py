@@ -1,6 +1,10 @@
 """Features made elsewhere: .npy, .npz, .safetensors, .csv or .parquet, a file for each utterance or for many."""
 
+import errno
+import io
+import math
 import threading
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,13 +13,17 @@ import numpy as np
 
 from foalkit import UserError
 from foalkit.features.encoders.weights import first_line
-from foalkit.files import digest, file_digest
+from foalkit.files import digest, file_digest, of_the_machine
 from foalkit.params.encoders import Imported
 from foalkit.params.load import expand
 
 NAMES = "utterance"  # the column of a table of many utterances that says whose a row is
 # what the libraries raise for files that are damaged, cut, or something else than their name says
-UNREADABLE = (ValueError, EOFError, OSError, KeyError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ValueError, EOFError, OSError, KeyError, TypeError, MemoryError, SyntaxError, RuntimeError, tokenize.TokenError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+PACKED = 1032  # times that zlib makes numbers smaller at most
 
 
 class ImportedFeatures:
@@ -46,8 +54,14 @@ class ImportedFeatures:
 
     def has(self, row) -> bool:
         """Whether there are features of a manifest row; of a file that cannot be read, reading them tells why."""
-        if not (file := self.file(row)).exists():
+        file = self.file(row)
+        try:
+            file.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            if of_the_machine(error):
+                raise
         if not self.of_many:
             return True
         try:
@@ -66,7 +80,9 @@ class ImportedFeatures:
                     index = [file_digest(self.folder / self.spec.index)] if self.spec.index else []
                     self._digests[file] = digest([file_digest(file), *index])
             return self._digests[file]
-        except OSError:
+        except OSError as error:
+            if of_the_machine(error):
+                raise
             return None
 
     def read(self, row) -> np.ndarray:
@@ -77,12 +93,12 @@ class ImportedFeatures:
         file = self.file(row)
         try:
             array = self._array(file, row)
-        except FileNotFoundError:
-            raise UserError(f"{file.name}: no imported features for utterance {row['utterance']}") from None
         except UserError as error:
             raise UserError(f"{file.name}: {error}") from None
         except UNREADABLE as error:
-            raise UserError(f"{file.name}: {_why(error)}") from None
+            if isinstance(error, FileNotFoundError) and error.filename == str(file):
+                raise UserError(f"{file.name}: no imported features for utterance {row['utterance']}") from None
+            raise UserError(f"{file.name}: {_why(error, file)}") from None
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
             raise UserError(f"{file.name}: not an array of numbers")
         array = array[None] if array.shape == (self.width,) else array  # one frame
@@ -114,7 +130,7 @@ class ImportedFeatures:
                 try:
                     self._opened[file] = self._contents(file)
                 except UNREADABLE as error:
-                    self._opened[file] = _why(error)
+                    self._opened[file] = _why(error, file)
                 except UserError as error:
                     self._opened[file] = str(error)
             contents = self._opened[file]
@@ -165,6 +181,7 @@ def _dictionary(file: Path) -> dict:
         tensor = arrays.get_tensor(name)  # of PyTorch's: NumPy has no bf16
         return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
+    file.open("rb").close()  # the system's own word, where the file is not there or cannot be read
     try:
         arrays = safe_open(file, "pt")
         return {name: lambda name=name: read(name) for name in arrays.keys()}  # noqa: SIM118 (it is no mapping)
@@ -176,17 +193,22 @@ def _table(file: Path):
     """A CSV (of commas, semicolons or tabs; a first line of numbers is no header) or Parquet table."""
     import pandas as pd
 
+    data = io.BytesIO(file.read_bytes())  # what fails from here on is no fault of the disk
     if file.suffix == ".parquet":
-        return pd.read_parquet(file)
-    with file.open(encoding="utf-8-sig") as lines:
-        first = next(lines, "")
+        try:
+            return pd.read_parquet(data)
+        except OSError as error:  # so says Arrow of damaged data
+            if error.errno is None:
+                raise ValueError(first_line(error)) from None
+            raise
+    first = next(io.TextIOWrapper(io.BytesIO(data.getvalue()), encoding="utf-8-sig"), "")
     mark = max(",;\t", key=first.count)
     header = [cell.strip().strip('"') for cell in first.split(mark)]
     bare = all(_is_number(cell) for cell in header)
     # an utterance may be called 001 or NA
     missing = {name: ["", "NA", "NaN", "nan", "N/A", "null"] for name in header if name != NAMES}
     how = {"dtype": {NAMES: str}, "keep_default_na": False, "na_values": missing} if not bare else {}
-    return pd.read_csv(file, sep=mark, header=None if bare else 0, skipinitialspace=True, encoding="utf-8-sig", **how)
+    return pd.read_csv(data, sep=mark, header=None if bare else 0, skipinitialspace=True, encoding="utf-8-sig", **how)
 
 
 def _is_number(cell: str) -> bool:
@@ -230,8 +252,20 @@ def _numbers(table, columns: list[str] | None) -> np.ndarray:
     return numbers.to_numpy(float)
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, file: Path) -> str:
+    """Why a file cannot be read; raises the error again where it is a fault of the machine."""
+    if of_the_machine(error) and not _claims_more(error, file) and getattr(error, "errno", None) != errno.EINVAL:
+        raise error
+    if isinstance(error, OSError) and error.filename not in (None, str(file)):
+        raise error
     said = first_line(error)
     if "pickle" in said:  # so says NumPy of all that is no array
         return "not a NumPy array of numbers (pickled objects are not read, as that may run any code)"
     return f"not a NumPy array, or table, that can be read ({said})"
+
+
+def _claims_more(error: Exception, file: Path) -> bool:
+    """Whether NumPy found no memory for an array since the file's header says that it is larger than it can be."""
+    if not isinstance(error, MemoryError) or not hasattr(error, "shape"):
+        return False
+    return math.prod(error.shape) * error.dtype.itemsize > PACKED * file.stat().st_size

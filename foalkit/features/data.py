@@ -200,12 +200,13 @@ def prepare(params: Params) -> Data:
     return Data(table, left_out, stores, info, params.corpus.classes)
 
 
-def up_to_date(params: Params) -> bool:
+def up_to_date(params: Params, *, stores: bool = True) -> bool:
     """Whether what is prepared is of these params, and of the files as they lie there now.
 
-    Files that cannot be found now count as unchanged: results can be read where no corpus lies.
+    Files that cannot be found now count as unchanged: results can be read where no corpus lies. Without `stores` so do
+    features: nothing that is trained reads them again.
     """
-    info = _prepared(params)
+    info = _prepared(params, stores)
     return info is not None and sources(params) in (None, info.get("sources"))
 
 
@@ -226,14 +227,16 @@ def sources(params: Params) -> str | None:
     except UserError:  # a variable is not set
         return None
     files = {}
-    for place in places:
+    for n, place in enumerate(places):
+        made = place == corpus and params.corpus.generate is not None  # it is copied with the outputs
         for file in [place] if place.is_file() else entries_below(place):
             try:
                 stat = file.stat()
             except OSError:  # a link may lead nowhere
                 stat = file.lstat()
             if not S_ISDIR(stat.st_mode):
-                files[str(file)] = stat.st_size, stat.st_mtime_ns
+                name = f"{n} {file.relative_to(place)}"  # wherever the place lies
+                files[name] = file_digest(file) if made else (stat.st_size, stat.st_mtime_ns)
         if place == corpus and not files:
             return None
     return digest(files)
@@ -303,7 +306,7 @@ def while_nobody_prepares(outputs: Path) -> Iterator[None]:
         raise UserError(f"{outputs}: features are being prepared; try again when that is done") from None
 
 
-def _prepared(params: Params) -> dict | None:
+def _prepared(params: Params, stores: bool = True) -> dict | None:
     """preprocess.json, where it is of these params and names the manifest and the stores that are there."""
     try:
         info = read_mapping(params.folder / "preprocess.json")
@@ -314,6 +317,8 @@ def _prepared(params: Params) -> dict | None:
                 return None
         for stream in set(params.features) - set(info.get("without", {})):
             for fold, own in params.sets(stream).items():
+                if not stores and not own.store_folder(stream).exists():
+                    continue
                 store = read_mapping(own.store_folder(stream) / "store.json")
                 if store["digest"] != info["features"][params.set_name(stream, fold)]["digest"]:
                     return None  # another params file has built it anew

@@ -54,8 +54,16 @@ def plan(params: Params) -> Plan:
     for protocol, variants in params.ablation.items():
         for variant in (v for v in variants if (protocol, v) not in undone):
             _keep(made, _five_fold(params, protocol, variant), _five_fold_is_whole, params, protocol, variant)
-    if rows := robustness.tried_rows(params):
-        _keep(made, params.folder / "robustness.json", _robustness_is_whole, params, rows, made, undone)
+    if tried := robustness.tried_rows(params):
+        runs = [r for v in tried if ("honest", v) not in undone for r in records.read_runs(params, "honest", v)]
+        for run in runs:
+            try:
+                robustness.read(params, run)
+            except records.Damaged as error:
+                made.damaged.append(str(error))
+                for part in (".json", ".parquet"):
+                    remove(robustness.record_file(params, run).with_suffix(part))
+        _keep(made, params.folder / "robustness.json", _robustness_is_whole, params, runs)
         made.trains = made.trains or not (params.folder / "robustness.json").exists()
     _keep(made, params.folder / REPORT, _report_is_whole, params, hashed)
     return made
@@ -96,17 +104,8 @@ def _five_fold_is_whole(file: Path, params: Params, protocol: str, variant: str)
     return [r["digest"] for r in kept["runs"]] == [file_digest(folder / "record.json") for folder in folders]
 
 
-def _robustness_is_whole(file: Path, params: Params, rows: list[str], made: Plan, undone: set) -> bool:
-    wanted = []
-    for run in (r for row in rows if ("honest", row) not in undone for r in records.read_runs(params, "honest", row)):
-        own = robustness.record_file(params, run)
-        try:
-            robustness.read(params, run)
-        except records.Damaged as error:
-            made.damaged.append(str(error))
-            for part in (own, own.with_suffix(".parquet")):
-                remove(part)
-        wanted.append(own)
+def _robustness_is_whole(file: Path, params: Params, runs: list[dict]) -> bool:
+    wanted = [robustness.record_file(params, run) for run in runs]
     if not all(own.exists() for own in wanted):
         return False
     kept, now = read_mapping(file), {"conditions": params.robustness.digest, "records": [f.relative_to(params.folder).as_posix() for f in wanted]}

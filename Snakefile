@@ -243,7 +243,7 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
 
 rule robustness:  # one job: the rows share the damaged features
     input:
-        ancient(five_folds(TRIED)),
+        [ancient(runs_of(*row)) for row in TRIED],
     output:
         f"{OUT}/robustness.json",
     log:

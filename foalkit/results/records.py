@@ -125,12 +125,12 @@ def claim(params: Params) -> None:
         if not os.access(params.folder, os.W_OK | os.X_OK):  # it may be a finished grid's
             raise PermissionError(errno.EACCES, "it cannot be written", str(params.folder))
     except ValueError:
-        raise UserError(f"{_short(file)}: damaged; delete it if the folder is that of {params.name}") from None
+        raise UserError(f"{short(file)}: damaged; delete it if the folder is that of {params.name}") from None
     except OSError as error:
         raise UserError(f"outputs: {refusal(error)}") from None
     if found.get("name") != params.name or (params.file and (found.get("file") or params.file) != params.file):
         raise UserError(
-            f"outputs: {_short(params.folder)} holds the runs of {found.get('name')} ({found.get('file')}), these are "
+            f"outputs: {short(params.folder)} holds the runs of {found.get('name')} ({found.get('file')}), these are "
             f"{params.name} ({params.file}): choose another folder, or delete its params.json if the file only moved"
         )
 
@@ -139,7 +139,7 @@ def _refuse_files_of_others(folder: Path) -> None:
     """Raise UserError for a folder that was in use before; the grid makes the folders of OURS before all work."""
     others = sorted(f.name for f in folder.iterdir() if f.name not in OURS and not f.name.startswith("."))
     if others:
-        raise UserError(f"outputs: {_short(folder)} holds other files ({others[0]!r}): choose a new or an empty folder")
+        raise UserError(f"outputs: {short(folder)} holds other files ({others[0]!r}): choose a new or an empty folder")
 
 
 def write_run(
@@ -174,15 +174,15 @@ def read_record(file: Path) -> dict:
     try:
         record = read_mapping(file)
     except FileNotFoundError:
-        raise UserError(f"{_short(file)}: no record; the run has not finished") from None
+        raise UserError(f"{short(file)}: no record; the run has not finished") from None
     except (ValueError, IsADirectoryError) as error:  # not JSON, or not even text
-        raise Damaged(f"{_short(file)}: not a whole record ({_first_line(error)}); {AGAIN}") from None
+        raise Damaged(f"{short(file)}: not a whole record ({_first_line(error)}); {AGAIN}") from None
     except OSError as error:
         raise UserError(f"a record cannot be read: {refusal(error)}") from None
     if why := fault(record):
-        raise Damaged(f"{_short(file)}: {why}; {AGAIN}")
+        raise Damaged(f"{short(file)}: {why}; {AGAIN}")
     if not (file.parent / PARTS[0]).exists():
-        raise Damaged(f"{_short(file.parent)}: record without {PARTS[0]}; {AGAIN}")
+        raise Damaged(f"{short(file.parent)}: record without {PARTS[0]}; {AGAIN}")
     return record
 
 
@@ -217,7 +217,7 @@ def run_record(params: Params, protocol: str, variant: str, fold: int, seed: int
     said = [record[k] for k in ("protocol", "variant", "fold", "seed")]
     if said != [protocol, variant, fold, seed]:
         other = "{}/{}/fold{}-seed{}".format(*said)
-        raise Damaged(f"{_short(folder / 'record.json')}: the record of another run ({other}); {AGAIN}")
+        raise Damaged(f"{short(folder / 'record.json')}: the record of another run ({other}); {AGAIN}")
     now = prepared(params) if now is None else now
     made_from = {params.set_name(s, fold): d for s, d in record.get("feature_digests", {}).items()}
     made_from |= {"manifest": d for d in [record.get("manifest_digest")] if d}
@@ -360,7 +360,7 @@ def compared(file: Path, written: str | None, hashed: Callable[[Path], str] = fi
     except OSError as error:
         raise UserError(f"a run's file cannot be read: {refusal(error)}") from None
     if not same:
-        raise Damaged(f"{_short(file)}: not the file its record was written with (digest differs); {AGAIN}")
+        raise Damaged(f"{short(file)}: not the file its record was written with (digest differs); {AGAIN}")
     return file
 
 
@@ -368,5 +368,6 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """A path as a message gives it: within the project, or absolute."""
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

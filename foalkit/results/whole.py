@@ -90,7 +90,7 @@ def _keep(made: Plan, file: Path, is_whole: Callable[..., bool], *about) -> None
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
     if _seen(file) == seen:
         remove(file)
-        made.damaged += [f"{file.parent.name}/{file.name}: not whole ({why}); {records.AGAIN}"] if why else []
+        made.damaged += [f"{records.short(file)}: not whole ({why}); {records.AGAIN}"] if why else []
 
 
 def _five_fold(params: Params, protocol: str, variant: str) -> Path:
@@ -105,13 +105,9 @@ def _five_fold_is_whole(file: Path, params: Params, protocol: str, variant: str)
 
 
 def _robustness_is_whole(file: Path, params: Params, runs: list[dict]) -> bool:
-    wanted = [robustness.record_file(params, run) for run in runs]
-    if not all(own.exists() for own in wanted):
-        return False
-    kept, now = read_mapping(file), {"conditions": params.robustness.digest, "records": [f.relative_to(params.folder).as_posix() for f in wanted]}
-    if kept != now and kept.get("conditions") == params.robustness.digest:
-        raise ValueError("it does not name the records that are there")
-    return kept == now
+    kept, wanted = read_mapping(file), [robustness.record_file(params, run) for run in runs]
+    names = [f.relative_to(params.folder).as_posix() for f in wanted]
+    return kept == {"conditions": params.robustness.digest, "records": names} and all(f.exists() for f in wanted)
 
 
 def _report_is_whole(file: Path, params: Params, hashed: Callable[[Path], str]) -> bool:

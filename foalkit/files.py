@@ -202,7 +202,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder in the system's temporary one, removed at the end; those of processes that were killed are removed too."""
+    """A folder in the system's temporary one, removed at the end, as are those of processes that were killed."""
     place = Path(tempfile.gettempdir())
     sweep(place, below=False, of="foalkit")
     folder = place / f".foalkit.{platform.node()}-{os.getpid()}-{next(_SCRATCHES)}.part"

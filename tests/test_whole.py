@@ -13,7 +13,16 @@ from foalkit.features.data import prepare
 from foalkit.files import file_digest
 from foalkit.results import records, whole
 
-TIMES = ("seconds", "cpu_seconds", "finished", "provenance", "resumed", "digest", "seconds_of_the_fold", "cpu_seconds_of_the_fold")
+TIMES = (
+    "seconds",
+    "cpu_seconds",
+    "finished",
+    "provenance",
+    "resumed",
+    "digest",
+    "seconds_of_the_fold",
+    "cpu_seconds_of_the_fold",
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +32,7 @@ def finished(tiny_file, tiny, data, tmp_path_factory):
     settings = yaml.safe_load(tiny_file.read_text())
     settings["outputs"] = str(tiny.folder.parent / "whole")
     settings["ablation"] = {"honest": ["foal-net"]}
-    off = dict.fromkeys(("gaps", "late", "blur", "darkness", "dropped"), [])
+    off = {key: [] for key in ("gaps", "late", "blur", "darkness", "dropped")}
     settings["robustness"] = {"rows": ["foal-net"], "noise_db": [0], "mouth": False, **off}
     (here / "whole.yaml").write_text(json.dumps(settings))
     p = params.load(here / "whole.yaml")
@@ -124,7 +133,10 @@ def test_what_is_made_of_runs_is_made_again_without_them(finished, capfd):
         ("record.json", lambda file: file.write_text("[]")),
         ("predictions.parquet", lambda file: file.unlink() or file.mkdir()),
         ("record.json", lambda file: file.unlink() or (file / "folder").mkdir(parents=True)),
-        ("record.json", lambda file: edit(file, '"learned"', '"partly"') if "learned" in file.read_text() else cut(file)),
+        (
+            "record.json",
+            lambda file: edit(file, '"learned"', '"partly"') if "learned" in file.read_text() else cut(file),
+        ),
     ],
 )
 def test_any_damage_of_a_run_is_found_before_anything_runs(finished, tmp_path, name, damage):

@@ -27,7 +27,17 @@ from foalkit.features.presence import (
 from foalkit.features.reader import FILE
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
-from foalkit.files import digest, entries_below, file_digest, locked, read_mapping, unusable, write_json, write_parquet
+from foalkit.files import (
+    digest,
+    entries_below,
+    file_digest,
+    locked,
+    read_mapping,
+    read_sealed,
+    unusable,
+    write_parquet,
+    write_sealed,
+)
 from foalkit.params import Params
 from foalkit.params.corpora import Table
 from foalkit.params.encoders import Kind
@@ -196,7 +206,7 @@ def prepare(params: Params) -> Data:
         for name, content in {"manifest": table, "left_out": left_out}.items():
             write_parquet(folder / f"{name}.parquet", content)
             info["files"][name] = file_digest(folder / f"{name}.parquet")
-        write_json(folder / "preprocess.json", info)
+        write_sealed(folder / "preprocess.json", info)
     return Data(table, left_out, stores, info, params.corpus.classes)
 
 
@@ -309,7 +319,7 @@ def while_nobody_prepares(outputs: Path) -> Iterator[None]:
 def _prepared(params: Params, stores: bool = True) -> dict | None:
     """preprocess.json, where it is of these params and names the manifest and the stores that are there."""
     try:
-        info = read_mapping(params.folder / "preprocess.json")
+        info = read_sealed(params.folder / "preprocess.json")
         if info["params_digest"] != params.data_digest:
             return None
         for name, written in info["files"].items():

@@ -36,8 +36,8 @@ from foalkit.results.tables import (
     with_interval,
 )
 from foalkit.results.terms import pooled, sentence, terms_table
-from foalkit.results.whole import write_made_of
 from foalkit.results.variants import PRINTED_ON, SYSTEMS, VariantResult, interval_words, shown_rows
+from foalkit.results.whole import write_made_of
 
 # figures that the notebooks draw into outputs/<params>/figures/: name and caption
 DRAWN_BEFORE = {
@@ -130,7 +130,9 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     with whole(target) as part:
         part.write_text(page, encoding="utf-8")
     pictures = [into / "figures" / f"{name}.png" for name in drawn if name not in DRAWN_BEFORE]
-    kept = [f for name in [*tables, "selection"] for s in ("csv", "tex") if (f := into / "tables" / f"{name}.{s}").exists()]
+    kept = [
+        f for name in [*tables, "selection"] for s in ("csv", "tex") if (f := into / "tables" / f"{name}.{s}").exists()
+    ]
     write_made_of(params, into, [target, *pictures, *kept])
     return target
 

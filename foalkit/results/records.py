@@ -97,7 +97,7 @@ def runnable(params: Params, without: Iterable[str] | None = None) -> Params:
     if without is None:
         try:
             info = read_mapping(params.folder / "preprocess.json")
-            without = info.get("without", {}) if info["params_digest"] == params.data_digest else {}
+            without = dict(info.get("without", {})) if info["params_digest"] == params.data_digest else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             without = {}
     streams = {v: params.variants[v].streams for names in params.ablation.values() for v in names}
@@ -205,7 +205,9 @@ def fault(record: dict) -> str | None:
     return "changed after it was written" if SEAL in record and not seal_holds(record) else None
 
 
-def run_record(params: Params, protocol: str, variant: str, fold: int, seed: int, now: dict | None = None) -> dict | None:
+def run_record(
+    params: Params, protocol: str, variant: str, fold: int, seed: int, now: dict | None = None
+) -> dict | None:
     """A run's record and its `folder`; None where it is not there, or was made with other params or features.
 
     `now` is what `prepared` gives. Raises what `read_record` does, and Damaged for the record of another run.
@@ -220,7 +222,7 @@ def run_record(params: Params, protocol: str, variant: str, fold: int, seed: int
         raise Damaged(f"{short(folder / 'record.json')}: the record of another run ({other}); {AGAIN}")
     now = prepared(params) if now is None else now
     made_from = {params.set_name(s, fold): d for s, d in record.get("feature_digests", {}).items()}
-    made_from |= {"manifest": d for d in [record.get("manifest_digest")] if d}
+    made_from["manifest"] = record.get("manifest_digest", now.get("manifest"))
     if record["params_digest"] != params.digest(variant) or any(now.get(name, d) != d for name, d in made_from.items()):
         return None
     for start, digest in record.get("starts_from", {}).items():

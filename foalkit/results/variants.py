@@ -138,8 +138,8 @@ def answers(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def write_five_fold(params: Params, result: VariantResult, into: Path | None = None) -> Path:
     """five_fold/<protocol>-<variant>.json in outputs/<params>/ (or `into`); returns the path.
 
-    It holds the variant's row, its folds' scores and, relative to outputs/<params>/, the runs behind them, each with its
-    record's digest.
+    It holds the variant's row, its folds' scores and the runs behind them: their folders in outputs/<params>/, and
+    their records' digests.
     """
     file = (into or params.folder) / "five_fold" / f"{result.row['protocol']}-{result.row['variant']}.json"
     plain = json.loads(result.folds.to_json(orient="records"))

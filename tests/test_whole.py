@@ -1,18 +1,22 @@
 """A finished grid, damaged on purpose: the same command makes what is damaged, nothing else, to the same bytes."""
 
 import json
+import os
+import random
 import re
 import shutil
 from pathlib import Path
 
+import made_up
 import pytest
 import yaml
 
-from foalkit import cli, grid, params
-from foalkit.features.data import prepare
+from foalkit import UserError, cli, grid, params
+from foalkit.features.data import prepare, up_to_date
 from foalkit.files import file_digest
 from foalkit.results import records, whole
 
+undrawn = made_up.undrawn
 TIMES = (
     "seconds",
     "cpu_seconds",
@@ -122,6 +126,93 @@ def test_what_is_made_of_runs_is_made_again_without_them(finished, capfd):
     (p.folder / "report.html").unlink()
     assert again(finished, capfd)[1] == {"ablation": 1}
     assert cli.main(["check", str(finished[0])]) == 0
+
+
+def values(value, path=()):
+    """The way to every value of JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    return [way for key, one in inner for way in [(*path, key), *values(one, (*path, key))]]
+
+
+def damage(file: Path, rng: random.Random) -> str:
+    """Damage a file in one of many ways, and say how."""
+    content, said = file.read_bytes(), None
+    if file.suffix == ".json" and rng.random() < 0.6:
+        whole_value = value = json.loads(content)
+        *way, last = rng.choice(values(value))
+        for key in way:
+            value = value[key]
+        new = rng.choice([None, [], {}, "x", -1, 10**400, 1e308, float("nan"), True, "gone"])
+        said = f"{way} {last} is {str(new)[:9]}"
+        value[last] = [[new]] if value[last] == new else new
+        if new == "gone":
+            del value[last]
+        content = json.dumps(whole_value).encode()
+    said = said or rng.choice(["empty", "list", "null", "deep", "cut", "no text", "flipped", "gone", "folder", "link"])
+    middle = len(content) // 2
+    ways = {"empty": b"", "list": b"[]", "null": b"null", "deep": b'{"a":' * 10**5, "cut": content[:middle]}
+    ways |= {
+        "no text": b"\xff\xfe\0" + content,
+        "flipped": bytes([*content[:middle], content[middle] ^ 1, *content[middle + 1 :]]),
+    }
+    if said in ("gone", "folder", "link"):
+        file.unlink()
+        file.mkdir() if said == "folder" else file.symlink_to("nowhere") if said == "link" else None
+    else:
+        file.write_bytes(ways.get(said, content))
+    return said
+
+
+def test_whatever_is_damaged_the_check_and_the_grid_say_so_in_lines(finished, capfd, tmp_path, undrawn):
+    """Inputs one by one; then all that is printed at once, since that alone is compared by making it again."""
+    copy, rng = tmp_path / "copy", random.Random(int(os.environ.get("DAMAGE", 0)))
+    shutil.copytree(params.load(finished[0]).folder, tmp_path / "kept" / "out")
+    shutil.copytree(params.load(finished[0]).features_folder, tmp_path / "kept" / "features")
+    p = params.load(finished[0], f"outputs={copy}/out")
+    stores = [f"../features/{p.store_name(s)}/{name}" for s in p.features for name in ("store.json", "index.parquet")]
+    run, answers = "runs/honest/foal-net/fold1-seed0", next((tmp_path / "kept").rglob("fold1-*/robustness-*.json")).name
+    names = ("record.json", "predictions.parquet", "weights.safetensors", "absent.parquet", answers)
+    inputs = [
+        *(f"{run}/{name}" for name in names),
+        "params.json",
+        "preprocess.json",
+        "manifest.parquet",
+        "report.json",
+        *stores[:2],
+    ]
+    printed = ["five_fold/honest-foal-net.json", "tables/ablation.csv", "tables/ablation.tex", "robustness.json"]
+    printed += ["report.html", "figures/curves.png"]
+    for files in [*([name] for name in 4 * inputs), printed, printed]:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(tmp_path / "kept", copy)
+        how = {name: damage(p.folder / name, rng) for name in files}
+        status = cli.main(["check", str(finished[0]), f"outputs={copy}/out"])
+        said = capfd.readouterr()
+        lines = (said.out + said.err).splitlines()
+        assert max(map(len, lines)) < 1000, (how, lines)
+        if "params.json" in how or stores[0] in how:  # what nothing printed depends on is not missed
+            assert status == 0 or "damaged" in lines[0] or "holds" in lines[0] or "the folder is" in lines[0], (
+                how,
+                lines,
+            )
+        else:
+            assert status == 1, (how, lines)
+            told = {name for name in files if any(Path(name).name in line for line in lines)}
+            assert told or Path(files[0]).parent.name in lines[0], (how, lines)
+            assert files != printed or len(told) == len(files) or how["report.html"] in ("gone", "link"), (how, lines)
+        try:
+            records.claim(p)
+            plan = whole.plan(p) if up_to_date(p, stores=False) else None
+        except UserError as error:
+            assert "params.json" in how, (how, error)
+        else:
+            assert (
+                plan is None
+                or plan.damaged
+                or plan.trains
+                or files[0].startswith(("params", "../f"))
+                or files == printed
+            )
 
 
 @pytest.mark.parametrize(

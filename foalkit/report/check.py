@@ -21,8 +21,8 @@ from foalkit.params.schema import Protocol
 from foalkit.params.strict import Share
 from foalkit.report.page import write_report
 from foalkit.results import records, robustness, scoring
-from foalkit.results.variants import variant_result, write_five_fold
-from foalkit.results.whole import REPORT
+from foalkit.results.variants import VariantResult, variant_result, write_five_fold
+from foalkit.results.whole import REPORT, robustness_is_whole
 
 
 class _Prepared(BaseModel):
@@ -78,7 +78,7 @@ def check(params: Params) -> tuple[list[str], int]:
         for name in (f.relative_to(folder) for f in again):
             lines, compared = _compare_texts(name.as_posix(), folder / name, params.folder / name)
             differences, numbers = differences + lines, numbers + compared
-    return differences + _check_figures(params), numbers
+    return differences + _check_robustness(params, results) + _check_figures(params), numbers
 
 
 def _check_claim(params: Params) -> list[str]:
@@ -171,6 +171,19 @@ def _compare_texts(name: str, again: Path, printed: Path) -> tuple[list[str], in
         for where in {**new, **old}
         if (a := old.get(where, "")) != (b := new.get(where, ""))
     ], numbers
+
+
+def _check_robustness(params: Params, results: list[VariantResult]) -> list[str]:
+    file, tried = params.folder / "robustness.json", robustness.tried_rows(params)
+    runs = [
+        run for r in results if (r.row["protocol"], r.row["variant"]) in product(["honest"], tried) for run in r.runs
+    ]
+    try:
+        if not os.path.lexists(file) or robustness_is_whole(file, params, runs):
+            return []
+        return [f"robustness.json: does not name the answers that are there; {records.AGAIN}"]
+    except (OSError, ValueError) as error:
+        return [f"robustness.json: damaged ({_first_line(error)}); {records.AGAIN}"]
 
 
 def _check_figures(params: Params) -> list[str]:

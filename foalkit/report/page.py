@@ -84,7 +84,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         params=params,
         claims=tables["claims"].to_dict("records"),
         claimed=[j.claim for j in judged],
-        params_json=params.model_dump_json(indent=1, exclude={"variants"}),
+        params_json=params.model_dump_json(indent=1, exclude={"variants", "outputs"}),
         info=info,
         figures=drawn,
         confusions=[name for name in drawn if name.startswith("confusion-")],

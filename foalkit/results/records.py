@@ -213,7 +213,7 @@ def run_record(
     `now` is what `prepared` gives. Raises what `read_record` does, and Damaged for the record of another run.
     """
     folder = run_folder(params, protocol, variant, fold, seed)
-    if not os.path.lexists(folder / "record.json"):
+    if not (folder / "record.json").exists():
         return None
     record = read_record(folder / "record.json")
     said = [record[k] for k in ("protocol", "variant", "fold", "seed")]

@@ -63,7 +63,7 @@ def plan(params: Params) -> Plan:
                 made.damaged.append(str(error))
                 for part in (".json", ".parquet"):
                     remove(robustness.record_file(params, run).with_suffix(part))
-        _keep(made, params.folder / "robustness.json", _robustness_is_whole, params, runs)
+        _keep(made, params.folder / "robustness.json", robustness_is_whole, params, runs)
         made.trains = made.trains or not (params.folder / "robustness.json").exists()
     _keep(made, params.folder / REPORT, _report_is_whole, params, hashed)
     return made
@@ -104,7 +104,8 @@ def _five_fold_is_whole(file: Path, params: Params, protocol: str, variant: str)
     return [r["digest"] for r in kept["runs"]] == [file_digest(folder / "record.json") for folder in folders]
 
 
-def _robustness_is_whole(file: Path, params: Params, runs: list[dict]) -> bool:
+def robustness_is_whole(file: Path, params: Params, runs: list[dict]) -> bool:
+    """Whether robustness.json names the answers of these runs on the damaged test side, and all are there."""
     kept, wanted = read_mapping(file), [robustness.record_file(params, run) for run in runs]
     names = [f.relative_to(params.folder).as_posix() for f in wanted]
     return kept == {"conditions": params.robustness.digest, "records": names} and all(f.exists() for f in wanted)

@@ -210,7 +210,7 @@ def test_runs_of_other_features_do_not_count(outputs):
     p = outputs["one"].model_copy(update={"ablation": {"honest": ["audio"]}})
     digest = prepared.open_data(p).info["features"]["audio"]["digest"]
     folder = records.run_folder(p, "honest", "audio", 1, 0)
-    record = dict.fromkeys(records.REQUIRED, "") | dict.fromkeys(("scores", "sizes"), {}) | {"classes": [], "schema": 1}
+    record = dict.fromkeys(records.REQUIRED, "") | {"scores": {}, "sizes": {}, "classes": [], "schema": 1}
     record |= {"protocol": "honest", "variant": "audio", "fold": 1, "seed": 0, "selection": "validation"}
     record |= {"params_digest": p.digest("audio")}
     (folder).mkdir(parents=True)

@@ -92,10 +92,10 @@ def edit(file: Path, old: str, new: str) -> None:
 def test_exactly_the_damaged_runs_are_trained_again(finished, capfd):
     p = params.load(finished[0])
     runs = {fold: records.run_folder(p, "honest", "foal-net", fold, 0) for fold in range(1, 6)}
-    at = lambda: {fold: (run / "record.json").stat().st_mtime_ns for fold, run in runs.items()}  # noqa: E731
+    at = lambda: {fold: json.loads((run / "record.json").read_text())["digest"] for fold, run in runs.items()}  # noqa: E731
     before, made = state(p.folder), at()
     cut(runs[1] / "predictions.parquet")
-    shutil.copytree(runs[4], runs[2], dirs_exist_ok=True)
+    shutil.copytree(runs[4], runs[2], ignore=shutil.ignore_patterns("robustness-*"), dirs_exist_ok=True)
     flip(runs[3] / "weights.safetensors")
     edit(runs[5] / "record.json", '"selection": "validation"', '"selection": "test"')
     assert cli.main(["check", str(finished[0])]) == 1
@@ -113,7 +113,7 @@ def test_exactly_the_damaged_runs_are_trained_again(finished, capfd):
 
 def test_what_is_made_of_runs_is_made_again_without_them(finished, capfd):
     p = params.load(finished[0])
-    before, made = state(p.folder), {f: f.stat().st_mtime_ns for f in p.folder.rglob("record.json")}
+    before, made = state(p.folder), {f: f.read_bytes() for f in p.folder.rglob("record.json")}
     (p.folder / "five_fold" / "honest-foal-net.json").unlink()  # as a job leaves it that failed
     cut(answers := next(p.folder.rglob("robustness-*.parquet")))
     (p.folder / "robustness.json").write_text("{")
@@ -122,7 +122,7 @@ def test_what_is_made_of_runs_is_made_again_without_them(finished, capfd):
     said, jobs = again(finished, capfd)
     assert "robustness.json: not whole" in said and answers.name in said
     assert set(jobs) == {"train_honest_foal_net", "robustness", "ablation"}
-    assert state(p.folder) == before and {f: f.stat().st_mtime_ns for f in made} == made
+    assert state(p.folder) == before and {f: f.read_bytes() for f in made} == made
     (p.folder / "report.html").unlink()
     assert again(finished, capfd)[1] == {"ablation": 1}
     assert cli.main(["check", str(finished[0])]) == 0

@@ -78,7 +78,8 @@ def check(params: Params) -> tuple[list[str], int]:
         for name in (f.relative_to(folder) for f in again):
             lines, compared = _compare_texts(name.as_posix(), folder / name, params.folder / name)
             differences, numbers = differences + lines, numbers + compared
-    return differences + _check_robustness(params, results) + _check_figures(params), numbers
+    differences += _check_robustness(params, results)
+    return differences + _check_bytes(params, {line.split(":")[0] for line in differences}), numbers
 
 
 def _check_claim(params: Params) -> list[str]:
@@ -186,8 +187,8 @@ def _check_robustness(params: Params, results: list[VariantResult]) -> list[str]
         return [f"robustness.json: damaged ({_first_line(error)}); {records.AGAIN}"]
 
 
-def _check_figures(params: Params) -> list[str]:
-    """The figures as they were drawn, by their digests in report.json; texts are compared as they read."""
+def _check_bytes(params: Params, named: set[str]) -> list[str]:
+    """The files of the report by their digests in report.json: figures, and what of a page is not read as text."""
     if not os.path.lexists(params.folder / REPORT):
         return []
     try:
@@ -196,7 +197,7 @@ def _check_figures(params: Params) -> list[str]:
         return [f"{REPORT}: damaged ({_first_line(error)}); {records.AGAIN}"]
     for name, written in files.items():
         try:
-            if Path(name).suffix not in _READERS:
+            if name not in named:
                 records.compared(params.folder / name, written)
         except UserError as error:
             lines.append(str(error))

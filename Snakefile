@@ -1,8 +1,10 @@
 # The grid: preprocess → train (protocol × variant × fold × seed) → five-fold → ablation and report. With training.job
 # "folds" a variant's training and its five-fold evaluation are one job. Each job is one papermill call
 # (foalkit.job) in a process of its own; a job is done when its record exists, and records are written last and
-# atomically (papermill reports a killed kernel as completed). A job runs again when the digest of the params that
-# shape it changes, or of the features, not when a file is touched. `foalkit grid` runs it twice: features, then all.
+# atomically (papermill reports a killed kernel as completed). A job runs where one of its outputs is not there, or when
+# the digest of the params that shape it changes, or of the features; when a file was written does not matter: all inputs
+# are `ancient`, as a copied folder has other times. `foalkit grid` runs it twice, features, then all, and takes away
+# what is not whole before that (foalkit.results.whole).
 
 import shlex
 import sys
@@ -43,6 +45,7 @@ try:
 except (OSError, ValueError, KeyError, TypeError, AttributeError):
     FEATURES = {}
 GPUS = int(P.training.device != "cpu")
+TRIED = [row for row in ROWS if row[0] == "honest" and row[1] in P.robustness.rows]
 GROUPS = [group for held_out in P.folds.groups for group in held_out]
 
 
@@ -57,6 +60,10 @@ def runs_of(protocol, variant):
         for fold in P.fold_numbers(protocol)
         for seed in SEEDS
     ]
+
+
+def five_folds(rows):
+    return [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in rows]
 
 
 def features_of(variant, *folds):
@@ -102,11 +109,13 @@ wildcard_constraints:
     number=r"\d+",
 
 
-rule all:  # names every record, so that a deleted run is trained again
+rule all:  # names every record and what is made of them, so that what is not there is made again
     default_target: True
     input:
         f"{OUT}/report.html",
         [record for protocol, variant in ROWS for record in runs_of(protocol, variant)],
+        five_folds(ROWS),
+        [f"{OUT}/robustness.json"] if TRIED else [],
 
 
 rule shards:  # a cluster's grid has them built before it preprocesses, which then joins them
@@ -166,9 +175,9 @@ if P.training.job == "fold":
 
     rule train:
         input:
-            f"{OUT}/preprocess.json",
+            ancient(f"{OUT}/preprocess.json"),
             lambda w: [  # the runs whose weights it starts from
-                f"{OUT}/runs/{w.protocol}/{start}/fold{w.fold}-seed{w.seed}/record.json"
+                ancient(f"{OUT}/runs/{w.protocol}/{start}/fold{w.fold}-seed{w.seed}/record.json")
                 for start in P.variants[w.variant].starts_from
             ],
         output:
@@ -189,7 +198,7 @@ if P.training.job == "fold":
 
     rule five_fold:
         input:
-            lambda w: runs_of(w.protocol, w.variant),
+            lambda w: ancient(runs_of(w.protocol, w.variant)),
         output:
             record=f"{OUT}/five_fold/{{protocol}}-{{variant}}.json",
             notebook=f"{OUT}/notebooks/03_five_fold-{{protocol}}-{{variant}}.ipynb",
@@ -208,8 +217,8 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
             name:
                 f"train_{_protocol}_{_variant}".replace("-", "_")
             input:
-                f"{OUT}/preprocess.json",
-                [f"{OUT}/five_fold/{_protocol}-{start}.json" for start in P.variants[_variant].starts_from],
+                ancient(f"{OUT}/preprocess.json"),
+                ancient(five_folds((_protocol, start) for start in P.variants[_variant].starts_from)),
             output:
                 update(runs_of(_protocol, _variant)),
                 record=f"{OUT}/five_fold/{_protocol}-{_variant}.json",
@@ -232,12 +241,9 @@ else:  # notebook 03 trains what is missing: one kernel for all folds, which sta
                 papermill("03_five_fold", protocol="{params.protocol:q}", variant="{params.variant:q}")
 
 
-TRIED = [row for row in ROWS if row[0] == "honest" and row[1] in P.robustness.rows]
-
-
 rule robustness:  # one job: the rows share the damaged features
     input:
-        [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in TRIED],
+        [ancient(runs_of(*row)) for row in TRIED],
     output:
         f"{OUT}/robustness.json",
     log:
@@ -256,9 +262,10 @@ rule robustness:  # one job: the rows share the damaged features
 
 rule ablation:
     input:
-        [f"{OUT}/five_fold/{protocol}-{variant}.json" for protocol, variant in ROWS],
-        [f"{OUT}/robustness.json"] if TRIED else [],
+        ancient(five_folds(ROWS)),
+        [ancient(f"{OUT}/robustness.json")] if TRIED else [],
     output:
+        made_of=f"{OUT}/report.json",
         report=f"{OUT}/report.html",
         csv=f"{OUT}/tables/ablation.csv",
         tex=f"{OUT}/tables/ablation.tex",

@@ -142,9 +142,14 @@ def _check(given) -> int:
     from foalkit.report.check import check, check_features
 
     p = load(given.params, given.overrides)
-    differences, numbers = check(p)
     damaged, stores = check_features(p)
-    differences += damaged
+    try:
+        differences, numbers = check(p)
+    except UserError as error:
+        if not damaged:  # which may be the reason
+            raise
+        differences, numbers = [str(error)], 0
+    differences = damaged + differences
     print("\n".join(differences) or f"{numbers} numbers agree, {stores} stores hold what was written")
     return 1 if differences else 0
 

@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import platform
 import re
 import shutil
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -50,6 +52,7 @@ OF_THE_MACHINE = "a fault of this machine, not of the file: mend it, then start 
 OF_A_FILE = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EILSEQ,
 }  # fmt: skip
+SEAL = "digest"  # the key of a mapping's digest of itself
 
 
 def of_the_machine(error: Exception) -> bool:
@@ -158,10 +161,32 @@ def file_digest(file: Path) -> str:
 
 def read_mapping(file: Path) -> dict:
     """A JSON file that holds a mapping; raises ValueError for one that is not whole or holds something else."""
-    value = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("not a mapping")
     return value
+
+
+def write_sealed(file: Path, value: dict) -> None:
+    """Write a mapping as JSON with a digest of itself, by which `read_sealed` notices a change."""
+    value = {k: v for k, v in value.items() if k != SEAL}
+    write_json(file, value | {SEAL: digest(json.loads(json.dumps(value)))})
+
+
+def read_sealed(file: Path) -> dict:
+    """A mapping as `write_sealed` wrote it; raises ValueError for one that is not whole or was changed since."""
+    value = read_mapping(file)
+    if not seal_holds(value):
+        raise ValueError("changed after it was written")
+    return value
+
+
+def seal_holds(value: dict) -> bool:
+    """Whether a mapping is the one that `write_sealed` wrote."""
+    return value.get(SEAL) == digest({k: v for k, v in value.items() if k != SEAL})
 
 
 @contextmanager
@@ -219,17 +244,36 @@ def whole(path: Path) -> Iterator[Path]:
             raise OSError(number := int(refused[1]), os.strerror(number), str(path)) from None
         raise
     finally:
-        _remove(part)
+        remove(part)
 
 
-def sweep(folder: Path, *, below: bool = True) -> None:
-    """Remove what processes were writing in this folder, or `below` it, when they died; other machines' after a day."""
-    for part in [*(folder.rglob if below else folder.glob)(".*.part")]:
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder in the system's temporary one, removed at the end, as are those of processes that were killed."""
+    place = Path(tempfile.gettempdir())
+    sweep(place, below=False, of="foalkit")
+    folder = place / f".foalkit.{platform.node()}-{os.getpid()}-{next(_SCRATCHES)}.part"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+_SCRATCHES = itertools.count()
+
+
+def sweep(folder: Path, *, below: bool = True, of: str = "*") -> None:
+    """Remove what processes were writing in this folder, or `below` it, when they died; other machines' after a day.
+
+    With `of`, only what has this name, and none of other machines.
+    """
+    for part in [*(folder.rglob if below else folder.glob)(f".{of}.*.part")]:
         name, _, process = part.name.removesuffix(".part").rpartition("-")[0].rpartition("-")
         try:
             dead = name.endswith(f".{platform.node()}") and not _lives(int(process))
-            if dead or time.time() - part.stat().st_mtime > 24 * 3600:
-                _remove(part)
+            if dead or (of == "*" and time.time() - part.stat().st_mtime > 24 * 3600):
+                remove(part)
         except (OSError, ValueError):  # gone meanwhile, or a name that is not ours
             continue
 
@@ -244,8 +288,9 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, where there is one."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -15,8 +15,9 @@ from urllib.parse import quote
 import yaml
 
 from foalkit import CHECKOUT, ROOT, SHARED, UserError, devices
-from foalkit.files import sweep, take_lock
-from foalkit.params import load
+from foalkit.files import read_mapping, remove, sweep, take_lock
+from foalkit.params import Params, load
+from foalkit.results import whole
 from foalkit.results.records import claim
 
 # one thread per job: the grid runs as many jobs as there are cores
@@ -81,21 +82,43 @@ def run(
             sweep(place)
         for place in (p.weights_folder, p.features_folder.with_name("corpora")):
             sweep(place, below=False)
-        status, known = 0, (p.folder / "preprocess.json").exists()
-        if not (known and up_to_date(p)):
+        prepared = p.folder / "preprocess.json"
+        status, known = 0, os.path.lexists(prepared)
+        todo = _plan(p) if known and up_to_date(p, stores=False) else None
+        if todo is None or (todo.trains and not up_to_date(p)):
             if known:
                 print("corpus, features or their settings have changed: preprocessing again", flush=True)
-                (p.folder / "preprocess.json").unlink()
+                remove(prepared)
             if p.corpus.generate is None:
                 corpus_root(p)
             status = _snakemake([*call, "--until", "shards"], folder, living) if executor else 0
             status = status or _snakemake([*call, "--until", "preprocess"], folder, living)
-        status = status or _snakemake(call, folder, living)
+            todo = None if status else _plan(p)
+        if todo:
+            stale = [f.relative_to(folder) if f.is_relative_to(folder) else f for f in todo.stale]
+            status = _snakemake([*call, *(["--forcerun", *stale] if stale else [])], folder, living)
     if status:
         print(f"\nA job failed; what it said is above and in {p.folder}/logs/. Running the same command again resumes.")
     else:
-        print(f"\nThe report is at {p.folder}/report.html: open it in a browser.")
+        print(f"\nThe report is at {p.folder}/report.html: open it in a browser.{_left_out(p)}")
     return status
+
+
+def _plan(p: Params) -> whole.Plan:
+    plan = whole.plan(p)
+    for line in plan.damaged:
+        print(line, flush=True)
+    return plan
+
+
+def _left_out(p: Params) -> str:
+    """How many utterances were left out, beside the count of the preparation before, in words."""
+    try:
+        info = read_mapping(p.folder / "preprocess.json")
+        now, before, used = info["left_out"], info.get("left_out_before"), info["utterances"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f" {now} of {now + used} utterances are left out" + (f" ({before} before)." if before is not None else ".")
 
 
 def _quoted(text: str) -> str:

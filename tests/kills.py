@@ -29,7 +29,8 @@ corpus: {{generate: {{seed: 1, turns_per_session: 12}}}}
 training: {{epochs: 4, batch: 8}}
 ablation: {{honest: [audio, foal-net], published: null}}
 """
-TIMES = ("seconds", "cpu_seconds", "finished", "provenance", "resumed", "params_name", "run", "params")
+TIMES = ("seconds", "cpu_seconds", "finished", "provenance", "resumed", "params_name", "run", "params", "digest")
+TIMES += ("seconds_of_the_fold", "cpu_seconds_of_the_fold", "rows")
 
 
 def grid(file: Path) -> subprocess.Popen:
@@ -57,10 +58,12 @@ def finished(outputs: Path) -> dict[str, str]:
 def result(outputs: Path) -> dict:
     """All that must be equal: bytes of features, predictions and weights, records but for times."""
     found = {}
-    for file in sorted(outputs.glob("runs/*/*/*/record.json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        found[str(file.relative_to(outputs))] = {k: v for k, v in record.items() if k not in TIMES}
-        found |= {str(f.relative_to(outputs)): file_digest(f) for f in file.parent.iterdir() if f != file}
+    for file in sorted(outputs.glob("runs/*/*/*/*")):
+        if file.suffix == ".json":
+            record = json.loads(file.read_text(encoding="utf-8"))
+            found[str(file.relative_to(outputs))] = {k: v for k, v in record.items() if k not in TIMES}
+        else:
+            found[str(file.relative_to(outputs))] = file_digest(file)
     for file in sorted(outputs.parent.glob("features/*/features.*")):
         found[str(file.relative_to(outputs.parent))] = file_digest(file)
     return found
@@ -85,7 +88,9 @@ def main(kills: int, seed: int) -> int:
             for process in family(running.pid) if alive else []:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-            running.wait()
+            if running.wait() and not alive:
+                log = files["killed"].with_suffix(".log").read_text(encoding="utf-8")
+                faults.append(f"kill {number}: the grid had failed: {log[-2000:]}")
             now = finished(outputs)
             faults += [f"kill {number}: {run} was lost or done again" for run, at in done.items() if now.get(run) != at]
             done = now

@@ -213,11 +213,13 @@ def test_runs_of_other_features_do_not_count(outputs):
     p = outputs["one"].model_copy(update={"ablation": {"honest": ["audio"]}})
     digest = prepared.open_data(p).info["features"]["audio"]["digest"]
     folder = records.run_folder(p, "honest", "audio", 1, 0)
-    record = dict.fromkeys(records.REQUIRED, "") | {"schema": records.SCHEMA, "params_digest": p.digest("audio")}
+    record = dict.fromkeys(records.REQUIRED, "") | {"scores": {}, "sizes": {}, "classes": [], "schema": 1}
+    record |= {"protocol": "honest", "variant": "audio", "fold": 1, "seed": 0, "selection": "validation"}
+    record |= {"params_digest": p.digest("audio")}
     (folder).mkdir(parents=True)
     (folder / "predictions.parquet").write_bytes(b"")
     for written, count in ((digest, 1), ("0" * 16, 0)):
-        files.write_json(folder / "record.json", record | {"feature_digests": {"audio": written}})
+        files.write_sealed(folder / "record.json", record | {"feature_digests": {"audio": written}})
         assert len(records.read_runs(p, "honest", "audio")) == count
 
 

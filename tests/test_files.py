@@ -40,7 +40,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
     }.items():
         with monkeypatch.context() as patched, pytest.raises(OSError) as caught:
             patched.setattr(files.Path, "with_name", lambda path, name: full)
-            patched.setattr(files, "_remove", lambda path: None)
+            patched.setattr(files, "remove", lambda path: None)
             write()
         assert caught.value.errno == 28 and caught.value.filename == str(tmp_path / name)
 

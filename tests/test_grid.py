@@ -94,7 +94,7 @@ def test_features_are_made_first_where_they_are_not_of_the_files_that_lie_there(
     seen, folder = called
     outputs = f"outputs={folder}/out"
     prepared = folder / "out" / "preprocess.json"
-    monkeypatch.setattr(data, "up_to_date", lambda p: False)
+    monkeypatch.setattr(data, "up_to_date", lambda p, **how: False)
     grid.run("demo", outputs, folder=folder)
     assert ["--until" in call for call, _ in seen] == [True, False]
     assert "have changed" not in capsys.readouterr().out  # nothing was there
@@ -103,7 +103,7 @@ def test_features_are_made_first_where_they_are_not_of_the_files_that_lie_there(
     assert ["--until" in call for call, _ in seen[2:]] == [True, False]
     assert "have changed: preprocessing again" in capsys.readouterr().out and not prepared.exists()
     prepared.write_text("{}")
-    monkeypatch.setattr(data, "up_to_date", lambda p: True)
+    monkeypatch.setattr(data, "up_to_date", lambda p, **how: True)
     grid.run("demo", outputs, folder=folder)
     assert ["--until" in call for call, _ in seen[4:]] == [False] and prepared.exists()
 

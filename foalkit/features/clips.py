@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -85,8 +84,7 @@ class ClipReader(Reader):
         super().__init__(params, stream, Path(), {})
         self.ahead, self._heard = ahead, (None, 0.0, np.zeros(0, np.float32))
         self.levels: dict[str, np.ndarray] = {}
-        self._scratch = TemporaryDirectory(prefix="foalkit-")  # of the faces' boxes
-        self.boxes_folder = Path(self._scratch.name)
+        self._detected: tuple = (None, None)  # the last part that a face was looked for in, and its boxes
 
     def key(self, row: dict) -> str:
         raise NotImplementedError("features of a clip are not kept")
@@ -107,6 +105,13 @@ class ClipReader(Reader):
         notes = [getattr(self.encoder, "note", lambda _: None)(samples), raised]
         self.notes[row["utterance"]] = "; ".join(filter(None, notes))
         return samples
+
+    def detected(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
+        """As a corpus's reader, but the boxes stay in memory: a process that is killed leaves no folder behind."""
+        asked = self._face_key(row)
+        if self._detected[0] != asked:
+            self._detected = asked, self._tracked(row)
+        return self._detected[1]
 
     def _picture_notes(self, file: Path) -> list[str]:
         return []  # they are among the row's remarks: a window of a long film is not to open it once more

@@ -32,10 +32,11 @@ from foalkit.files import (
     file_digest,
     locked,
     read_mapping,
+    read_sealed,
     stamp,
     unusable,
-    write_json,
     write_parquet,
+    write_sealed,
 )
 from foalkit.params import Params
 from foalkit.params.corpora import Table
@@ -206,21 +207,22 @@ def prepare(params: Params) -> Data:
         for name, content in {"manifest": table, "left_out": left_out}.items():
             write_parquet(folder / f"{name}.parquet", content)
             info["files"][name] = file_digest(folder / f"{name}.parquet")
-        write_json(folder / "preprocess.json", info)
+        write_sealed(folder / "preprocess.json", info)
     return Data(table, left_out, stores, info, params.corpus.classes)
 
 
-def up_to_date(params: Params) -> bool:
+def up_to_date(params: Params, *, stores: bool = True) -> bool:
     """Whether what is prepared is whole, of these params, and of the files as they lie there now.
 
-    Files that cannot be found now count as unchanged: results can be read where no corpus lies. Of a store that is too
-    large to be read at once only the index is looked at.
+    Files that cannot be found now count as unchanged: results can be read where no corpus lies. Without `stores` so do
+    features: nothing that is trained reads them again. Of a store that is too large to be read at once only the index
+    is looked at.
     """
-    info = _prepared(params)
+    info = _prepared(params, stores)
     if info is None or sources(params) not in (None, info.get("sources")):
         return False
     try:
-        for stream in set(params.features) - set(info.get("without", {})):
+        for stream in set(params.features) - set(info.get("without", {})) if stores else ():
             for own in params.sets(stream).values():
                 _opened(own.store_folder(stream))
     except UserError:  # damaged: it is built again
@@ -245,10 +247,12 @@ def sources(params: Params) -> str | None:
     except UserError:  # a variable is not set
         return None
     files = {}
-    for place in places:
+    for n, place in enumerate(places):
+        made = place == corpus and params.corpus.generate is not None  # it is copied with the outputs
         for file in [place] if place.is_file() else entries_below(place):
             if now := stamp(file):
-                files[str(file)] = now
+                name = f"{n} {file.relative_to(place)}"  # wherever the place lies
+                files[name] = file_digest(file) if made else now
         if place == corpus and not files:
             return None
     return digest(files)
@@ -318,10 +322,10 @@ def while_nobody_prepares(outputs: Path) -> Iterator[None]:
         raise UserError(f"{outputs}: features are being prepared; try again when that is done") from None
 
 
-def _prepared(params: Params) -> dict | None:
+def _prepared(params: Params, stores: bool = True) -> dict | None:
     """preprocess.json, where it is of these params and names the manifest and the stores that are there."""
     try:
-        info = read_mapping(params.folder / "preprocess.json")
+        info = read_sealed(params.folder / "preprocess.json")
         if info["params_digest"] != params.data_digest:
             return None
         for name, written in info["files"].items():
@@ -329,6 +333,8 @@ def _prepared(params: Params) -> dict | None:
                 return None
         for stream in set(params.features) - set(info.get("without", {})):
             for fold, own in params.sets(stream).items():
+                if not stores and not own.store_folder(stream).exists():
+                    continue
                 store = read_mapping(own.store_folder(stream) / "store.json")
                 if store["digest"] != info["features"][params.set_name(stream, fold)]["digest"]:
                     return None  # another params file has built it anew

@@ -152,20 +152,22 @@ class Reader:
 
     def detected(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
         """The detected face's boxes `(T, 4)` within the row's crop, in pixels, and where one was found `(T,)`."""
-        from foalkit.features import faces
-
         key = self._face_key(row)
         self.boxes[row["utterance"]] = key
         kept = self.boxes_folder / f"{key}.npy"
         try:
             boxes, found = np.split(np.load(kept), [4], axis=1)
         except (OSError, ValueError, EOFError):  # not there, or not whole
-            start, end = self._range(row)
-            pictures = media.iter_frames(self.root / row["video"], start, end, crop=whole_box(row["crop"]))
-            boxes, found = faces.track(pictures)
+            boxes, found = self._tracked(row)
             with whole(kept) as part, part.open("wb") as handle:
                 np.save(handle, np.column_stack([boxes, found]))
         return boxes, found
+
+    def _tracked(self, row: dict) -> tuple[np.ndarray, np.ndarray]:
+        from foalkit.features import faces
+
+        start, end = self._range(row)
+        return faces.track(media.iter_frames(self.root / row["video"], start, end, crop=whole_box(row["crop"])))
 
     def _range(self, row: dict) -> tuple[float, float]:
         """The same moment in both files, which need not begin with the utterance."""

@@ -16,7 +16,7 @@ from foalkit.features.reader import FILE
 from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import InMemory
 from foalkit.features.times import frame_times
-from foalkit.files import entries_below, refusal_to_enter
+from foalkit.files import entries_below, refusal_to_enter, whole
 from foalkit.params import Params
 from foalkit.progress import progress
 from foalkit.recognizer import runs, saved
@@ -207,14 +207,13 @@ class Recognizer(ModelHubMixin, library_name="foalkit"):
         """Write all that an answer needs to a folder, and a model card (README.md); returns the folder.
 
         config.json (settings, encoders, classes, scores), model.safetensors (the weights of all runs with their
-        standardisation, and what `known` holds). Raises UserError for a folder with other files.
+        standardisation, and what `known` holds). An earlier model there is the folder's until the new one is whole.
+        Raises UserError for a folder with other files.
         """
         folder = Path(folder).expanduser()
-        others = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
-        if others and saved.CONFIG not in others:
-            raise UserError(f"{folder}: holds other files ({others[0]}); name a new folder, or a saved model's")
-        (folder / "README.md").unlink(missing_ok=True)  # the mixin would leave an earlier one
-        self.save_pretrained(folder)
+        saved.write(self, folder)  # the mixin's own way begins by removing an earlier config.json
+        with whole(folder / saved.CARD) as part:
+            self.generate_model_card().save(part)
         return folder
 
     def _save_pretrained(self, save_directory: Path) -> None:

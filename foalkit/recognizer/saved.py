@@ -6,24 +6,49 @@ from pathlib import Path
 
 from foalkit import UserError, __version__
 from foalkit.features.familiar import Familiar
-from foalkit.files import read_mapping, write_json, write_tensors
+from foalkit.files import (
+    digest,
+    entries_below,
+    file_digest,
+    read_mapping,
+    remove,
+    sweep,
+    whole,
+    write_json,
+    write_tensors,
+)
 from foalkit.params.load import expand
 from foalkit.recognizer import runs
 
-CONFIG, WEIGHTS, NETWORKS = "config.json", "model.safetensors", "weights"
-FORMAT = 1
+CONFIG, WEIGHTS, NETWORKS, CARD = "config.json", "model.safetensors", "weights", "README.md"
+NEXT = (
+    ".next.safetensors"  # the weights of a model that is being saved: theirs are WEIGHTS once its config.json is there
+)
+FORMAT = 2
 PLACES = ("model", "pretrained", "folder")  # the keys of an encoder that may name a local file or folder
 
 
 def write(recognizer, folder: Path) -> None:
-    """Write the weights of all runs, then config.json; networks with local weights are copied beside them."""
+    """Write the weights of all runs beside earlier ones, then config.json, which decides whose model it is.
+
+    A process that is killed leaves the earlier model or the new one, whole: `read` takes the weights whose digest
+    config.json holds. Networks with local weights are copied beside them. Raises UserError for a folder that holds
+    other files.
+    """
     import torch
 
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    others = sorted(f.name for f in folder.iterdir() if not f.name.endswith(".part"))
+    if others and not {CONFIG, NEXT} & set(others):
+        raise UserError(f"{folder}: holds other files ({others[0]}); name a new folder, or a saved model's")
+    _finish(folder)  # a save that was killed
+    (folder / NEXT).touch()  # from now on what lies here is known to be ours
     settings = _settings(recognizer, folder)
     tensors = {f"runs.{i}.{n}": w for i, m in enumerate(recognizer.members) for n, w in m.weights.items()}
     for stream, known in recognizer.known.items():
         tensors |= {f"known.{stream}.{n}": torch.tensor(getattr(known, n)) for n in ("mean", "deviation")}
-    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_tensors(folder / NEXT, tensors, {"format": "pt"})
     row = recognizer.params.variants[recognizer.variant]
     config = {
         "library": "foalkit",
@@ -36,8 +61,24 @@ def write(recognizer, folder: Path) -> None:
         "runs": [{"name": m.name, **m.facts} for m in recognizer.members],
         "limits": {stream: known.limit for stream, known in recognizer.known.items()},
         "scores": recognizer.scores,
+        "weights": file_digest(folder / NEXT),
     }
     write_json(folder / CONFIG, config)
+    _finish(folder)
+    named = {Path(spec[key]).name for _, spec, key in _places(settings)}
+    for copy in (folder / NETWORKS).glob("*"):  # of the earlier model
+        if re.fullmatch(r".*-[0-9a-f]{16}(\.\w+)?", copy.name) and copy.name not in named:
+            remove(copy)
+
+
+def _finish(folder: Path) -> None:
+    """Put the weights of config.json at their place, where a save was killed before that."""
+    try:
+        written = read_mapping(folder / CONFIG).get("weights")
+    except (OSError, ValueError):  # not there, or not whole
+        return
+    if _is(folder / NEXT, written):
+        (folder / NEXT).replace(folder / WEIGHTS)
 
 
 def read(cls, folder: Path):
@@ -49,7 +90,10 @@ def read(cls, folder: Path):
         config = read_mapping(folder / CONFIG)
         if (config.get("library"), config.get("format")) != ("foalkit", FORMAT):
             raise UserError(f"{folder.name}: {CONFIG} is not of a model that this version of foalkit saved")
-        tensors = load_file(folder / WEIGHTS)
+        file = next((f for f in (folder / WEIGHTS, folder / NEXT) if _is(f, config["weights"])), None)
+        if file is None:
+            raise ValueError(f"{WEIGHTS} is not the one that {CONFIG} was written with")
+        tensors = load_file(file)
         variant, settings = config["variant"], _resolved(config["settings"], folder)
         # networks with seeded random weights lie beside the outputs' folder
         params = runs.params_of(settings, {variant: config["row"]}, folder.absolute() / "run")
@@ -64,7 +108,7 @@ def read(cls, folder: Path):
             kept = _below(tensors, f"known.{stream}.")
             known[stream] = Familiar(kept["mean"].numpy(), kept["deviation"].numpy(), limit)
         return cls(params, variant, readers, members, known, config["scores"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder}: not a whole saved model ({why}); save it again") from None
 
@@ -87,7 +131,7 @@ def local(model_id: str, **how) -> Path:
     from huggingface_hub import snapshot_download
 
     known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-    patterns = [CONFIG, WEIGHTS, f"{NETWORKS}/**"]
+    patterns = [CONFIG, WEIGHTS, NEXT, f"{NETWORKS}/**"]
     return Path(snapshot_download(model_id, allow_patterns=patterns, **{k: how[k] for k in known if k in how}))
 
 
@@ -105,26 +149,39 @@ def _settings(recognizer, folder: Path) -> dict:
     kept["features"] = {s: kept["features"][s] for s in recognizer.streams}
     kept["model"]["inputs"] = {s: x for s, x in kept["model"]["inputs"].items() if s in recognizer.streams}
     kept["training"]["standardise"] = [s for s in kept["training"]["standardise"] if s in recognizer.streams]
-    for part in (kept["features"], kept["model"]["inputs"]):
-        for stream, spec in part.items():
-            for key in (k for k in PLACES if spec.get(k)):
-                place = expand(spec[key], key)
-                if spec[key] == "small":
-                    for made in p.weights_folder.glob(f"*-small-{spec['width']}"):
-                        shutil.copytree(made, folder / NETWORKS / made.name, dirs_exist_ok=True)
-                elif place.exists():
-                    spec[key] = f"{NETWORKS}/{stream}-{key}{place.suffix}"
-                    copy = shutil.copytree if place.is_dir() else shutil.copy
-                    (folder / NETWORKS).mkdir(exist_ok=True)
-                    if not (folder / spec[key]).exists():
-                        copy(place, folder / spec[key])
+    for stream, spec, key in _places(kept):
+        place = expand(spec[key], key)
+        if spec[key] == "small":
+            for made in p.weights_folder.glob(f"*-small-{spec['width']}"):
+                _copy(made, folder / NETWORKS / made.name)
+        elif place.exists():
+            files = [f for f in entries_below(place) if f.is_file()] if place.is_dir() else [place]
+            # another model's of the same name may lie there
+            made_of = digest([[f.relative_to(place).as_posix(), file_digest(f)] for f in files])
+            spec[key] = f"{NETWORKS}/{stream}-{key}-{made_of}{place.suffix}"
+            _copy(place, folder / spec[key])
     return kept
+
+
+def _copy(place: Path, to: Path) -> None:
+    if not to.exists():
+        with whole(to) as part:
+            shutil.copytree(place, part) if place.is_dir() else shutil.copy(place, part)
+
+
+def _places(settings: dict) -> list[tuple[str, dict, str]]:
+    """(stream, settings, key) of every key that may name a local file or folder."""
+    parts = [*settings["features"].items(), *settings["model"]["inputs"].items()]
+    return [(stream, spec, key) for stream, spec in parts for key in PLACES if spec.get(key)]
+
+
+def _is(file: Path, written: str) -> bool:
+    return file.exists() and file_digest(file) == written
 
 
 def _resolved(settings: dict, folder: Path) -> dict:
     """The settings with the copied networks at their places in the folder."""
-    for part in (settings["features"], settings["model"]["inputs"]):
-        for spec in part.values():
-            for key in (k for k in PLACES if re.match(rf"{NETWORKS}/", str(spec.get(k, "")))):
-                spec[key] = str(folder.absolute() / spec[key])
+    for _, spec, key in _places(settings):
+        if re.match(rf"{NETWORKS}/", str(spec[key])):
+            spec[key] = str(folder.absolute() / spec[key])
     return settings

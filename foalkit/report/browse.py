@@ -5,7 +5,8 @@ They offer what exists and read it again at each choice; nothing is trained or w
 
 import base64
 import html
-import tempfile
+import weakref
+from contextlib import ExitStack
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -16,6 +17,7 @@ from matplotlib.ticker import PercentFormatter
 
 from foalkit import Recognizer, UserError
 from foalkit.features.media import MediaError
+from foalkit.files import scratch
 from foalkit.params import Params
 from foalkit.report import attention, figures, recordings, your_clip
 from foalkit.report.explore import Opened
@@ -265,7 +267,9 @@ class YourClip(widgets.VBox):
 
     def __init__(self, recognizer: Recognizer, file: Path, window: float, hop: float):
         self.recognizer, self.window, self.hop = recognizer, window, hop
-        self._folder = tempfile.TemporaryDirectory(prefix="foalkit-")
+        end = ExitStack()
+        self._folder = end.enter_context(scratch())
+        weakref.finalize(self, end.close)  # the folder goes with the widget
         self.upload = widgets.FileUpload(description="choose a file", accept="audio/*,video/*", multiple=False)
         self.played, self.answer = widgets.HTML(), widgets.HTML()
         super().__init__([self.upload, self.played, self.answer])
@@ -274,7 +278,7 @@ class YourClip(widgets.VBox):
 
     def _chosen(self, change) -> None:
         for given in change["new"]:
-            file = Path(self._folder.name) / Path(given["name"]).name
+            file = self._folder / Path(given["name"]).name
             file.write_bytes(given["content"])
             self.show(file)
 

@@ -37,6 +37,7 @@ from foalkit.results.tables import (
 )
 from foalkit.results.terms import pooled, sentence, terms_table
 from foalkit.results.variants import PRINTED_ON, SYSTEMS, VariantResult, interval_words, shown_rows
+from foalkit.results.whole import write_made_of
 
 # figures that the notebooks draw into outputs/<params>/figures/: name and caption
 DRAWN_BEFORE = {
@@ -52,7 +53,7 @@ DRAWN_BEFORE = {
 def write_report(params: Params, results: list[VariantResult], into: Path | None = None) -> Path:
     """outputs/<params>/report.html with every figure inside it, and the same figures and tables beside it.
 
-    Everything is written below `into` instead where that is given. Returns the report's path.
+    Everything is written below `into` instead where that is given, report.json last. Returns the report's path.
     """
     into = into or params.folder
     info = json.loads((params.folder / "preprocess.json").read_text(encoding="utf-8"))
@@ -83,7 +84,7 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
         params=params,
         claims=tables["claims"].to_dict("records"),
         claimed=[j.claim for j in judged],
-        params_json=params.model_dump_json(indent=1, exclude={"variants"}),
+        params_json=params.model_dump_json(indent=1, exclude={"variants", "outputs"}),
         info=info,
         figures=drawn,
         confusions=[name for name in drawn if name.startswith("confusion-")],
@@ -128,6 +129,11 @@ def write_report(params: Params, results: list[VariantResult], into: Path | None
     target = into / "report.html"
     with whole(target) as part:
         part.write_text(page, encoding="utf-8")
+    pictures = [into / "figures" / f"{name}.png" for name in drawn if name not in DRAWN_BEFORE]
+    kept = [
+        f for name in [*tables, "selection"] for s in ("csv", "tex") if (f := into / "tables" / f"{name}.{s}").exists()
+    ]
+    write_made_of(params, into, [target, *pictures, *kept])
     return target
 
 

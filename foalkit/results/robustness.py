@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from foalkit import UserError
-from foalkit.files import digest, file_digest, read_mapping, write_json, write_parquet
+from foalkit.files import digest, file_digest, read_sealed, write_parquet, write_sealed
 from foalkit.params import Params
 from foalkit.results import records, scoring
 from foalkit.results.tables import percent, with_interval
@@ -37,26 +36,23 @@ def write(params: Params, run: dict, answered: pd.DataFrame, **info) -> Path:
     about = {"run": run["run"], "version": VERSION, "seed": params.robustness.seed, "conditions": conditions}
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     about |= {"answers_digest": file_digest(file.with_suffix(".parquet")), "finished": finished, **info}
-    write_json(file, {"schema": records.SCHEMA, **about})
+    write_sealed(file, {"schema": records.SCHEMA, **about})
     return file
 
 
 def read(params: Params, run: dict) -> tuple[pd.DataFrame, dict] | None:
     """A run's answers on the damaged test side, with `predicted`, and their record; None where there are none.
 
-    Raises UserError for answers that are not those that the record was written with.
+    Raises Damaged for a record that is not whole, and for answers that are not those that it was written with.
     """
     file = record_file(params, run)
     try:
-        record = read_mapping(file)
+        record = read_sealed(file)
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise UserError(f"{file}: not a whole record; delete it and run `foalkit robustness` again") from None
-    kept = file.with_suffix(".parquet")
-    if not kept.exists() or file_digest(kept) != record.get("answers_digest"):
-        raise UserError(f"{kept}: not the file its record was written with; delete both and measure again")
-    table = pd.read_parquet(kept)
+    except (ValueError, IsADirectoryError) as error:
+        raise records.Damaged(f"{file}: not a whole record ({error}); {records.AGAIN}") from None
+    table = pd.read_parquet(records.compared(file.with_suffix(".parquet"), record["answers_digest"]))
     return table.assign(predicted=answers(table)[0] if len(table) else 0), record
 
 

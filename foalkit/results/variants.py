@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from foalkit import UserError
-from foalkit.files import write_json
+from foalkit.files import file_digest, write_sealed
 from foalkit.params import Params
 from foalkit.results import records, scoring
 
@@ -138,17 +138,19 @@ def answers(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def write_five_fold(params: Params, result: VariantResult, into: Path | None = None) -> Path:
     """five_fold/<protocol>-<variant>.json in outputs/<params>/ (or `into`); returns the path.
 
-    It holds the variant's row, its folds' scores and, relative to outputs/<params>/, the runs behind them.
+    It holds the variant's row, its folds' scores and the runs behind them: their folders in outputs/<params>/, and
+    their records' digests.
     """
     file = (into or params.folder) / "five_fold" / f"{result.row['protocol']}-{result.row['variant']}.json"
     plain = json.loads(result.folds.to_json(orient="records"))
     runs = []
     for r in result.runs:
         folder = r["folder"].relative_to(params.folder).as_posix()
-        runs.append({"fold": r["fold"], "seed": r["seed"], "folder": folder, "record": f"{folder}/record.json"})
+        about = {"fold": r["fold"], "seed": r["seed"], "folder": folder, "record": f"{folder}/record.json"}
+        runs.append(about | {"digest": file_digest(r["folder"] / "record.json")})
     row = {k: v.item() if isinstance(v, np.generic) else v for k, v in result.row.items()}
     row = {k: None if v != v else v for k, v in row.items()}  # NaN: no interval of so few speakers
-    write_json(file, {"schema": records.SCHEMA, "row": row, "folds": plain, "runs": runs})
+    write_sealed(file, {"schema": records.SCHEMA, "row": row, "folds": plain, "runs": runs})
     return file
 
 

@@ -18,7 +18,7 @@ from conftest import refused
 from huggingface_hub import ModelCard
 from scipy.special import softmax
 
-from foalkit import Recognizer, UserError, cli
+from foalkit import Recognizer, UserError, cli, files
 from foalkit.features import clips, media
 from foalkit.results import scoring
 from foalkit.training import runs
@@ -246,6 +246,61 @@ def test_a_saved_model_answers_alike_and_holds_no_place_of_this_machine(both, sa
     assert str(both.params.folder.parent) not in text and "/tmp" not in text
 
 
+def killed_at(number: int, action) -> bool:
+    """Whether a process was killed, by nothing that it could notice, at its `number`-th change of the file system."""
+    child = os.fork()
+    if not child:
+        left = [number]
+
+        def kill(event, about):
+            writes = event == "open" and (about[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if writes or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"):
+                left[0] -= 1
+                if not left[0]:
+                    os._exit(9)
+
+        sys.addaudithook(kill)
+        try:
+            action()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9
+
+
+def test_a_save_that_is_killed_leaves_the_old_model_or_the_new_one(both, trained, tmp_path):
+    other = Recognizer.load(trained / "audio")
+    for over in (True, False):
+        seen, number = [], 0
+        while True:
+            number, folder = number + 1, tmp_path / f"{over}{number}"
+            if over:
+                other.save(folder)
+                (folder / "notes.txt").write_text("mine")
+            killed = killed_at(number, lambda folder=folder: both.save(folder))
+            if over or (folder / "config.json").exists():
+                seen.append(Recognizer.load(folder).variant)
+            both.save(folder)  # never refused, and nothing is left over
+            kept = {"config.json", "model.safetensors", "README.md"} | ({"notes.txt"} if over else set())
+            assert {f.name for f in folder.iterdir()} == kept
+            assert Recognizer.load(folder).variant == "foal-net" and "foal-net" in (folder / "README.md").read_text()
+            if not killed:
+                break
+        assert number > 8 and seen == sorted(seen), seen  # audio as long as it is the old one, then foal-net
+        assert set(seen) == {"audio", "foal-net"} or not over
+
+
+def test_weights_of_another_model_are_not_believed(both, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    file = tmp_path / "copy" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert "not the one that config.json was written with" in refused(lambda: Recognizer.load(tmp_path / "copy"))
+
+
 def test_the_model_card_says_data_scores_limits_and_licence(saved, trained):
     card = ModelCard.load(saved / "README.md")
     assert (card.data.library_name, card.data.license) == ("foalkit", "mit")
@@ -322,10 +377,10 @@ def hostile_files(folder, turn, root) -> dict[str, str | None]:
 
 
 def test_any_file_gets_an_answer_or_one_line(both, turn, root, tmp_path):
-    files = hostile_files(tmp_path, turn, root)
+    hostile = hostile_files(tmp_path, turn, root)
     table = both.folder(tmp_path).set_index("file")
-    assert sorted(files) == table.index.tolist()
-    for name, word in files.items():
+    assert sorted(hostile) == table.index.tolist()
+    for name, word in hostile.items():
         row = table.loc[name]
         if word:
             assert pd.isna(row["label"]) and word in row["note"] and "\n" not in row["note"], row["note"]
@@ -423,7 +478,7 @@ def test_features_made_elsewhere_cannot_be_made_of_a_clip(tiny, trained, tmp_pat
     copy.mkdir()
     for name in ("predictions.parquet", "weights.safetensors"):
         (copy / name).write_bytes((trained / "audio" / "fold1-seed0" / name).read_bytes())
-    (copy / "record.json").write_text(json.dumps(record))
+    files.write_sealed(copy / "record.json", record)
     assert "made elsewhere" in refused(lambda: Recognizer.load(copy))
 
 

@@ -261,7 +261,7 @@ def write_absent(p, grid, variant, folds=range(1, 6)):
         records.write_parquet(folder / "absent.parquet", part.drop(columns=["predicted", "fold"]))
         record = json.loads((folder / "record.json").read_text())
         digest = records.file_digest(folder / "absent.parquet")
-        records.write_json(folder / "record.json", record | {"absent_digest": digest})
+        records.write_sealed(folder / "record.json", record | {"absent_digest": digest})
     return rows
 
 
@@ -344,7 +344,7 @@ def test_several_seeds_are_averaged_before_the_exchange(p, grid):
             for seed in (1, 2):
                 copy = shutil.copytree(folder, records.run_folder(p, "honest", variant, fold, seed))
                 record = json.loads((copy / "record.json").read_text())
-                records.write_json(copy / "record.json", record | {"seed": seed})
+                records.write_sealed(copy / "record.json", record | {"seed": seed})
     more = p.model_copy(update={"seeds": [0, 1, 2]})
     thrice = [report_results.variant_result(more, "honest", v) for v in ("baseline", "foal-net")]
     assert thrice[0].row["seeds"] == 3 and thrice[0].row["utterances"] == 200

@@ -219,7 +219,7 @@ def with_record(p, variant, **more):
     """Put facts into the records of a variant's honest runs."""
     for fold in range(1, 6):
         file = records.run_folder(p, "honest", variant, fold, 0) / "record.json"
-        records.write_json(file, read_mapping(file) | more)
+        records.write_sealed(file, read_mapping(file) | more)
 
 
 @pytest.fixture

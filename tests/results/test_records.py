@@ -55,7 +55,7 @@ def test_the_same_run_gives_the_same_bytes(p, run, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes()
 
 
-@pytest.mark.parametrize("step", ["write_parquet", "write_json", "safetensors.torch.save_file"])
+@pytest.mark.parametrize("step", ["write_parquet", "write_sealed", "safetensors.torch.save_file"])
 def test_a_crash_on_the_way_leaves_no_record(p, run, monkeypatch, step):
     def crash(*_, **__):
         raise KeyboardInterrupt

@@ -78,6 +78,10 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, head for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ImportError as error:
+        line = UserError(f"a package cannot be loaded ({error}); foalkit doctor says which and what to do")
+        print(f"error: {line}", file=sys.stderr)
+        return 1
     except OSError as error:
         from foalkit.files import refusal
 

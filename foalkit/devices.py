@@ -24,7 +24,7 @@ def device(name: str) -> str:
     import torch
 
     numbers = gpus(name)
-    return f"cuda:{reserve(1, torch.cuda.device_count(), numbers)[0]}" if numbers else "cpu"
+    return f"cuda:{reserve(numbers, torch.cuda.device_count())}" if numbers else "cpu"
 
 
 def gpus(name: str) -> list[int]:
@@ -88,31 +88,27 @@ def has_kernels(capability: tuple[int, int], arches: list[str]) -> bool:
     return False
 
 
-def reserve(wanted: int, count: int, numbers: list[int] | None = None) -> list[int]:
-    """Numbers of `wanted` of this machine's `count` GPUs, a share of each held until this process ends.
+def reserve(numbers: list[int], count: int) -> int:
+    """One of the GPUs of these numbers (of `count`), a share of which this process holds until it ends.
 
-    With `numbers`, of these alone.
-
-    A GPU has as many shares as the environment's GPU_JOBS says, 1 where it says nothing; one whose shares are all free
-    is taken before one that others use. What this process already holds comes first; where too few shares are free,
-    those of other jobs are used too. Raises UserError for more GPUs than there are and for another GPU_JOBS than a
-    number from 1.
+    A GPU has as many shares as the environment's GPU_JOBS says, 1 where it says nothing. A GPU whose shares are all
+    free comes before one that others use; where none has a free share, the first one is used. Raises UserError for
+    another GPU_JOBS than a number from 1.
     """
-    numbers = list(range(count)) if numbers is None else numbers
-    if wanted > len(numbers):
-        raise UserError(f"training.processes: {wanted} GPUs are asked for, this machine has {len(numbers)}")
-    for share, (number, name) in itertools.product(range(shares()), enumerate(names(count))):
-        if len(_held) >= wanted:
+    names_of = names(count)
+    for share, number in itertools.product(range(shares()), numbers):
+        if _held:
             break
-        if number in numbers and number not in _held:
-            lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{quote(name, safe='')}.{share}.lock"
-            handle = lock.open("w", encoding="utf-8")
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            _held[number] = handle
-    return [*sorted(_held), *(n for n in numbers if n not in _held)][:wanted]
+        lock = (
+            Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{quote(names_of[number], safe='')}.{share}.lock"
+        )
+        handle = lock.open("w", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        _held[number] = handle
+    return next((number for number in _held if number in numbers), numbers[0])
 
 
 @cache

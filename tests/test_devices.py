@@ -12,24 +12,24 @@ from foalkit import ROOT, devices
 HOLD = """
 import sys
 from foalkit.devices import reserve
-print(*reserve(int(sys.argv[1]), 4), flush=True)
+print(reserve([0, 1, 2, 3], 4), flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture
 def job(monkeypatch, tmp_path):
-    """Starts a process that reserves GPUs of four and holds them; returns it and the numbers it got."""
+    """Starts a process that reserves one GPU of four and holds it; returns it and the number it got."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # the locks of this test alone
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("GPU_JOBS", raising=False)
     started = []
 
-    def start(wanted):
+    def start():
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(wanted)], cwd=ROOT, **pipes)
+        process = subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, **pipes)
         started.append(process)
-        return process, [int(n) for n in process.stdout.readline().split()]
+        return process, int(process.stdout.readline())
 
     yield start
     for process in started:
@@ -37,31 +37,26 @@ def job(monkeypatch, tmp_path):
 
 
 def test_jobs_at_once_take_different_gpus_and_give_them_back(job):
-    one, first = job(1)
-    _, second = job(2)
-    assert (first, second) == ([0], [1, 2])
-    one.communicate()
-    _, third = job(1)
-    assert third == [0]
-    _, fourth = job(1)
-    assert fourth == [3]
-    _, fifth = job(1)
-    assert fifth == [0]  # none is free: shared
+    held = [job() for _ in range(4)]
+    assert [number for _, number in held] == [0, 1, 2, 3]
+    held[2][0].communicate()
+    assert job()[1] == 2
+    assert job()[1] == 0  # none is free: shared
 
 
 def test_jobs_take_free_gpus_first_and_then_shares_of_them(job, monkeypatch):
     monkeypatch.setenv("GPU_JOBS", "3")
-    held = [job(1) for _ in range(8)]
-    assert [numbers for _, numbers in held] == [[0], [1], [2], [3], [0], [1], [2], [3]]
-    assert job(2)[1] == [0, 1]  # the last thirds of two of them; a job never has two shares of one
+    held = [job() for _ in range(8)]
+    assert [number for _, number in held] == [0, 1, 2, 3, 0, 1, 2, 3]
     held[5][0].communicate()
-    assert job(1)[1] == [1]  # the share that came free
+    assert job()[1] == 1  # the share that came free
+    assert job()[1] == 0  # the last thirds come after it
 
 
 def test_another_number_of_shares_than_one_or_more_is_refused(monkeypatch):
     for wrong in ("0", "-1", "many", "1.5"):
         monkeypatch.setenv("GPU_JOBS", wrong)
-        assert f"GPU_JOBS={wrong}" in refused(lambda: devices.reserve(1, 2))
+        assert f"GPU_JOBS={wrong}" in refused(lambda: devices.reserve([0, 1], 2))
 
 
 def test_a_job_keeps_the_gpu_it_has(monkeypatch, tmp_path):
@@ -70,7 +65,6 @@ def test_a_job_keeps_the_gpu_it_has(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [devices.device("auto"), devices.device("cuda"), devices.device("cpu")] == ["cuda:0", "cuda:0", "cpu"]
-    assert "this machine has 2" in refused(lambda: devices.reserve(3, 2))
 
 
 def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
@@ -84,7 +78,7 @@ def test_a_part_of_a_gpu_may_have_a_slash_in_its_name(monkeypatch, tmp_path):
     monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(devices, "_held", {})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-ab12/1/0")
-    assert devices.reserve(1, 1) == [0] and len(list(tmp_path.iterdir())) == 1
+    assert devices.reserve([0], 1) == 0 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_job_of_a_shared_machine_uses_the_cores_that_it_was_given(monkeypatch):
@@ -159,7 +153,6 @@ def test_a_gpu_without_kernels_is_refused_or_left_alone_before_any_step(machine,
     assert capsys.readouterr().err.count("card 0") == 1
     machine((3, 7), (8, 6))
     assert devices.device("cuda") == "cuda:1" and "card 0" in capsys.readouterr().err
-    assert "this machine has 1" in refused(lambda: devices.reserve(2, 2, devices.gpus("auto")))
     machine(RuntimeError("no NVIDIA driver"))
     assert devices.device("cuda") == "cuda:0"  # what is not known is not refused
 

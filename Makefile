@@ -43,8 +43,9 @@ grid: $(BIN)/.installed $(if $(filter slurm,$(EXECUTOR)),$(BIN)/.slurm)  ## the 
 	@$(BIN)/python -m foalkit grid --cores $(call quoted,$(CORES)) $(if $(EXECUTOR),--executor=$(call quoted,$(EXECUTOR))) \
 		$(if $(JOBS),--jobs=$(call quoted,$(JOBS))) -- $(call quoted,$(value PARAMS)) $(call quoted,$(value OVERRIDES))
 
-test: $(BIN)/.installed  ## the tests
-	@$(BIN)/python -m pytest
+TEST_JOBS ?= 2
+test: $(BIN)/.installed  ## the tests, in TEST_JOBS processes
+	@$(BIN)/python -m pytest -n $(call quoted,$(TEST_JOBS)) --dist loadfile
 
 # other processors, as far as one can be made to look like another: what its libraries then leave unused, and threads
 MACHINES := "THREADS=2" \

@@ -14,6 +14,7 @@ from foalkit import UserError
 from foalkit.corpora.folds import write_folds
 from foalkit.corpora.manifest import corpus_root, read_manifest, share_columns
 from foalkit.features.build import build, shards
+from foalkit.features.digests import media_digests
 from foalkit.features.presence import (
     ends_of_features,
     has_nothing,
@@ -23,8 +24,6 @@ from foalkit.features.presence import (
     with_lengths,
     without_files,
 )
-from foalkit.features.reader import FILE
-from foalkit.features.reasons import Reason, or_reason
 from foalkit.features.store import FeatureStore
 from foalkit.files import (
     digest,
@@ -34,7 +33,6 @@ from foalkit.files import (
     read_mapping,
     read_sealed,
     stamp,
-    unusable,
     write_parquet,
     write_sealed,
 )
@@ -44,7 +42,6 @@ from foalkit.params.encoders import Kind
 from foalkit.params.errors import unknown
 from foalkit.params.load import corpus_place, expand
 from foalkit.params.schema import Clip
-from foalkit.progress import progress
 from foalkit.results import records
 
 
@@ -57,7 +54,6 @@ class Data:
     stores: dict[str, FeatureStore]
     info: dict  # preprocess.json: digests, counts, ceilings, and where the features lie
     classes: list[str]
-    fold: int | None = None  # whose features these are, where they are made for each fold (`of_fold`)
 
     def labels(self, utterances) -> np.ndarray:
         """Class numbers `(N,)` in the order of the params' classes."""
@@ -99,7 +95,7 @@ class Data:
         stores = {s: store for s, store in self.stores.items() if s in names}
         for s in (s for s in streams if s in params.by_fold and s in info["features"]):
             stores[s] = _opened(params.for_fold(fold).store_folder(s))
-        return replace(self, stores=stores, info=info, fold=fold)
+        return replace(self, stores=stores, info=info)
 
 
 def open_data(params: Params, streams=None) -> Data:
@@ -160,7 +156,7 @@ def prepare(params: Params) -> Data:
         lacks = lacks.loc[table["utterance"], list(kinds)]
         for stream, why in (fewer := some_lack(params, lacks)).items():
             print(f"{stream}: {why}; rows that cannot do without it are run on the others")
-        digests = _media_digests(root, table, kinds.values(), params.features_folder)
+        digests = media_digests(root, table, kinds.values(), params.features_folder)
         for stream in kinds:
             having = table[~lacks[stream].to_numpy()].reset_index(drop=True)
             for fold, own in params.sets(stream).items():
@@ -278,7 +274,7 @@ def extract(params: Params, stream: str, group: str) -> None:
         if table.empty:
             print(f"{stream}: no utterance of {params.folds.by} {group} can be used")
             return
-        digests = _media_digests(root, table, [params.kinds[stream]], params.features_folder)
+        digests = media_digests(root, table, [params.kinds[stream]], params.features_folder)
         for fold, own in params.sets(stream).items():
             store, name = own.store_folder(stream), params.set_name(stream, fold)
             shard = store.with_name(f"{store.name}.shard-{digest([params.folds.column, group])[:8]}")
@@ -366,38 +362,3 @@ def _copies(table: pd.DataFrame, stores: dict[str, FeatureStore], kinds: dict[st
 def _longer_than_clip(table: pd.DataFrame, clip: Clip) -> int:
     """How many utterances are cut."""
     return 0 if clip.part == "all" else int((table["end"] - table["start"] > clip.seconds).sum())
-
-
-def _media_digests(root: Path, table: pd.DataFrame, kinds: Iterable[Kind], folder: Path) -> dict[str, str]:
-    """SHA-256 per media file of these kinds, or the Reason why it has none.
-
-    Remembered by the file's stamp, so that a corpus is hashed once.
-    """
-    columns = sorted({FILE[kind] for kind in kinds if kind in FILE})
-    files = sorted({f for column in columns for f in table[column].unique() if f})
-    if not files:
-        return {}
-    cache = folder / f"media-{digest(str(root))}.parquet"
-    known, rows = _remembered(cache), {}
-
-    def looked_at(file: str) -> tuple:
-        now = (file, stamp(root / file))
-        return known[file] if known.get(file, ())[:2] == now else (*now, file_digest(root / file))
-
-    for file in progress(files, "media digests"):
-        why = unusable(root / file)  # first: a pipe would be read without end
-        rows[file] = Reason(f"{Path(file).name}: {why}") if why else or_reason(Path(file).name, looked_at, file)
-    good = {file: row for file, row in rows.items() if not isinstance(row, Reason)}
-    with locked(cache.with_suffix(".lock")):  # other jobs have hashed other files meanwhile
-        every = {**_remembered(cache), **good}
-        write_parquet(cache, pd.DataFrame(every.values(), columns=["file", "stamp", "digest"]))
-    return {file: good[file][2] if file in good else why for file, why in rows.items()}
-
-
-def _remembered(cache: Path) -> dict[str, tuple]:
-    """(file, stamp, digest) by file."""
-    try:
-        table = pd.read_parquet(cache)[["file", "stamp", "digest"]]
-    except (OSError, ValueError, KeyError):  # not there, or not whole
-        return {}
-    return {row[0]: row for row in table.itertuples(index=False, name=None)}

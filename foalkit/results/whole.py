@@ -18,11 +18,11 @@ REMEMBERED = 1 << 24  # bytes: a larger file is hashed again only when it change
 
 @dataclass
 class Plan:
-    """What the grid has to make: lines about what is damaged, whether runs are among it, outdated records."""
+    """What the grid has to make."""
 
-    damaged: list[str] = field(default_factory=list)
-    trains: bool = False
-    stale: list[Path] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # a line for each file
+    trains: bool = False  # or tries runs on a damaged test side: features must be there
+    stale: list[Path] = field(default_factory=list)  # records of runs with other params or features
 
 
 def plan(params: Params) -> Plan:

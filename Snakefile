@@ -109,10 +109,12 @@ wildcard_constraints:
     number=r"\d+",
 
 
-rule all:  # names every record and what is made of them, so that what is not there is made again
+# names everything: what is not there is made, also where a job before it runs again (Snakemake asks nobody who only
+# has `ancient` inputs of such a job)
+rule all:
     default_target: True
     input:
-        f"{OUT}/report.html",
+        [f"{OUT}/{name}" for name in ("preprocess.json", "report.html", "report.json")],
         [record for protocol, variant in ROWS for record in runs_of(protocol, variant)],
         five_folds(ROWS),
         [f"{OUT}/robustness.json"] if TRIED else [],

@@ -209,21 +209,29 @@ def check_features(params: Params) -> tuple[list[str], int]:
 
     Returns a line per difference and the number of stores compared; features that are gone are not compared.
     """
-    differences, stores, now = [], 0, records.prepared(params)
+    differences, stores = [], {}
     sets = [(stream, fold, own) for stream in params.features for fold, own in params.sets(stream).items()]
     for stream, fold, own in sets:
         folder, name = own.store_folder(stream), params.set_name(stream, fold)
         if os.path.lexists(folder / "store.json"):
-            stores += 1
             try:
-                (store := FeatureStore(folder)).verify()
-                if now.get(name, store.digest) != store.digest:
-                    differences.append(f"features.{name} are not those that runs are trained on now; {records.AGAIN}")
+                stores[name] = FeatureStore(folder)
+                stores[name].verify()
             except UserError as error:
                 differences.append(str(error))
             except Exception as error:  # whatever is made of a store's file that was changed
                 differences.append(f"{folder}: damaged ({_first_line(error)}); delete the folder to build it again")
-    return differences, stores
+    for protocol, variants in params.ablation.items():
+        for variant, fold, seed in product(variants, params.fold_numbers(protocol), params.seeds):
+            folder = records.run_folder(params, protocol, variant, fold, seed)
+            try:  # a damaged record is what `check` names
+                trained = read_mapping(folder / "record.json").get("feature_digests", {}).items()
+                others = [s for s, d in trained if (n := params.set_name(s, fold)) in stores and stores[n].digest != d]
+            except (OSError, ValueError, AttributeError, TypeError):
+                continue
+            said = "are not those it was trained on; train it again"
+            differences += [f"{records.short(folder)}: features.{stream} {said}" for stream in others]
+    return differences, len(stores)
 
 
 def _first_line(error: Exception) -> str:

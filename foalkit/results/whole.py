@@ -18,11 +18,11 @@ REMEMBERED = 1 << 24  # bytes: a larger file is hashed again only when it change
 
 @dataclass
 class Plan:
-    """What the grid has to make: lines about what is damaged, whether runs are among it, outputs to make once more."""
+    """What the grid has to make."""
 
-    damaged: list[str] = field(default_factory=list)
-    trains: bool = False
-    stale: list[Path] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # a line for each file
+    trains: bool = False  # or tries runs on a damaged test side: features must be there
+    stale: list[Path] = field(default_factory=list)  # records of runs with other params or features
 
 
 def plan(params: Params) -> Plan:
@@ -49,7 +49,9 @@ def plan(params: Params) -> Plan:
                         remove(part)
             undone.add((protocol, variant))
             if seen and file.exists():
-                made.stale += [file, _five_fold(params, protocol, variant)]
+                made.stale.append(file)
+    for row in undone:
+        remove(_five_fold(params, *row))
     made.trains = bool(undone)
     for protocol, variants in params.ablation.items():
         for variant in (v for v in variants if (protocol, v) not in undone):

@@ -272,6 +272,8 @@ def _av() -> None:
         sound.layout = "mono"
         picture, silence = av.VideoFrame(64, 64, "yuv420p"), av.AudioFrame("fltp", "mono", 1024)
         silence.rate = 16000
+        for plane in (*picture.planes, *silence.planes):  # what lay in memory may be no number, which AAC refuses
+            plane.update(bytes(plane.buffer_size))
         film.mux([p for stream, frame in ((pictures, picture), (sound, silence)) for p in stream.encode(frame)])
         film.mux([p for stream in (pictures, sound) for p in stream.encode()])
     file.seek(0)

@@ -321,12 +321,6 @@ def _scikit_learn() -> None:
         assert kind(random_state=0).fit(x, y).predict(x).tolist() == y
 
 
-def _pandas() -> None:
-    import pandas as pd
-
-    assert pd.DataFrame({"a": ["x", "y", "x"], "b": [1, 2, 3]}).groupby("a")["b"].sum()["x"] == 4
-
-
 def _pyarrow() -> None:
     import pyarrow.parquet
 
@@ -347,12 +341,6 @@ def _safetensors() -> None:
     import safetensors
 
     assert safetensors.deserialize(b"\2" + bytes(7) + b"{}") == []
-
-
-def _tokenizers() -> None:
-    import tokenizers
-
-    assert tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")).encode("b").ids == [1]
 
 
 def _pillow() -> None:
@@ -384,7 +372,7 @@ def _pyzmq() -> None:
 
 # what these packages do before their native modules are imported one by one; those of the others are imported only
 OWN = (_numpy, _scipy, _torch, _torchvision, _av, _dlib_bin, _soundfile, _numba, _librosa, _scikit_learn)
-OWN += (_pandas, _pyarrow, _h5py, _safetensors, _tokenizers, _pillow, _matplotlib, _pyzmq)
+OWN += (_pyarrow, _h5py, _safetensors, _pillow, _matplotlib, _pyzmq)
 TRIES = {f.__name__[1:].replace("_", "-"): f for f in OWN}
 TRIES |= {m.split(".")[0]: partial(importlib.import_module, m) for m in ("llvmlite.binding", "pydantic")}
 

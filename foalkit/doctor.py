@@ -62,6 +62,8 @@ def _look(look, p=None) -> list[Finding]:
 
 
 def _failed(what: str, error: Exception) -> Finding:
+    if isinstance(error, ModuleNotFoundError) and not CHECKOUT:  # foalkit[score] does without
+        return Finding(what, f"{error.name} is not installed", "where you need it: pip install 'foalkit[all]'")
     return Finding(what, one_line(f"{type(error).__name__}: {error}"), "mend that first", stops=True)
 
 
@@ -161,9 +163,11 @@ def _memory(_) -> Iterator[Finding]:
 def _folders(p) -> Iterator[Finding]:
     places = {"outputs": p.folder if p else ROOT / "outputs", "temporary": Path(tempfile.gettempdir())}
     places["home"] = Path(os.environ.get("JUPYTER_RUNTIME_DIR") or Path("~").expanduser())
+    places["caches"] = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     for what, folder in places.items():
         there = next(f for f in (folder, *folder.parents) if f.exists())
         to_do = {"outputs": "set outputs: to a folder of yours", "temporary": "export TMPDIR=<folder>"}
+        to_do["caches"] = "export XDG_CACHE_HOME=<folder>: matplotlib, numba and the hub's files are kept there"
         try:
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:

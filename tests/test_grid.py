@@ -16,7 +16,6 @@ from conftest import refused
 
 from foalkit import ROOT, cli, files, grid, params
 from foalkit.features import data
-from foalkit.results import records
 
 
 @pytest.fixture
@@ -31,8 +30,15 @@ def called(monkeypatch, tmp_path):
         return popen([sys.executable, "-c", f"print({said!r}, end='')"], **how)
 
     monkeypatch.setattr(grid.subprocess, "Popen", instead)
-    claim = records.claim  # of outputs in this project: none of a test's business
-    monkeypatch.setattr(grid, "claim", lambda p: None if p.folder.is_relative_to(ROOT) else claim(p))
+    load = grid.load
+
+    def elsewhere(*given):
+        """Params whose outputs are not this project's own: a grid takes away what is damaged there."""
+        p = load(*given)
+        own = p.folder.is_relative_to(ROOT)
+        return p.model_copy(update={"outputs": str(tmp_path / "outputs" / p.name)}) if own else p
+
+    monkeypatch.setattr(grid, "load", elsewhere)
     monkeypatch.setattr(grid, "_queued", lambda folder: [])
     return seen, tmp_path
 

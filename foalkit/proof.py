@@ -29,7 +29,7 @@ from foalkit import SHARED, one_line
 # what needs another program or Tk, what its own Python file must load, and torchvision (see its try)
 NOT_LOADED = r"_vendored|(tbb|omp)pool|_imagingtk|_tkagg|_matfuncs_sqrtm_triu|^torchvision\b"
 MODULE = r"\w+(/__init__)?\.py"
-SLOW = ("llvmlite", "numba", "librosa")
+SLOW = ("llvmlite", "numba")
 TIME = 300  # seconds for all tries together; they take ten
 CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}
 
@@ -52,7 +52,7 @@ def faults() -> list[Fault]:
     wrong = {name: error for name, d in there.items() if (error := _damage(d))}
     names = sorted((n for n in there if n in TRIES or n in other or _native(there[n])), key=lambda n: len(needs[n]))
     names = [n for n in names if n not in wrong and not needs[n] & wrong.keys()]
-    # two processes: numba compiles librosa's functions once, which takes as long as all the rest
+    # two processes: numba's import and first compilation take as long as a third of the rest
     halves = [[n for n in names if (n in SLOW) == slow] for slow in (True, False)]
     with ThreadPoolExecutor() as pool:
         slow, rest = pool.map(partial(_failures, needs=needs), halves)
@@ -304,14 +304,6 @@ def _numba() -> None:
     assert numba.njit(lambda x: x + 1)(2) == 3
 
 
-def _librosa() -> None:
-    import librosa
-    import numpy as np
-
-    power = librosa.feature.melspectrogram(y=np.ones(4000, np.float32), sr=16000, n_fft=400, n_mels=8)
-    assert len(librosa.feature.mfcc(S=librosa.power_to_db(power), n_mfcc=4)) == 4
-
-
 def _scikit_learn() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.tree import DecisionTreeClassifier
@@ -371,7 +363,7 @@ def _pyzmq() -> None:
 
 
 # what these packages do before their native modules are imported one by one; those of the others are imported only
-OWN = (_numpy, _scipy, _torch, _torchvision, _av, _dlib_bin, _soundfile, _numba, _librosa, _scikit_learn)
+OWN = (_numpy, _scipy, _torch, _torchvision, _av, _dlib_bin, _soundfile, _numba, _scikit_learn)
 OWN += (_pyarrow, _h5py, _safetensors, _pillow, _matplotlib, _pyzmq)
 TRIES = {f.__name__[1:].replace("_", "-"): f for f in OWN}
 TRIES |= {m.split(".")[0]: partial(importlib.import_module, m) for m in ("llvmlite.binding", "pydantic")}

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -29,7 +28,6 @@ from foalkit import SHARED, one_line
 # what needs another program or Tk, what its own Python file must load, and torchvision (see its try)
 NOT_LOADED = r"_vendored|(tbb|omp)pool|_imagingtk|_tkagg|_matfuncs_sqrtm_triu|^torchvision\b"
 MODULE = r"\w+(/__init__)?\.py"
-SLOW = ("llvmlite", "numba")
 TIME = 300  # seconds for all tries together; they take ten
 CODECS = {"r": ("mpeg4", "h264", "aac", "pcm_s16le", "flac"), "w": ("mpeg4", "libx264", "aac", "pcm_s16le")}
 
@@ -52,11 +50,7 @@ def faults() -> list[Fault]:
     wrong = {name: error for name, d in there.items() if (error := _damage(d))}
     names = sorted((n for n in there if n in TRIES or n in other or _native(there[n])), key=lambda n: len(needs[n]))
     names = [n for n in names if n not in wrong and not needs[n] & wrong.keys()]
-    # two processes: numba's import and first compilation take as long as a third of the rest
-    halves = [[n for n in names if (n in SLOW) == slow] for slow in (True, False)]
-    with ThreadPoolExecutor() as pool:
-        slow, rest = pool.map(partial(_failures, needs=needs), halves)
-    failed = slow | rest
+    failed = _failures(names, needs)
     for name, (error, raised_by) in failed.items():
         # some use NumPy or pandas without saying so: the fault is theirs
         if not (needs[name] | {raised_by or name} - {name}) & failed.keys():

@@ -2,7 +2,6 @@
 
 import wave
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from foalkit.features import media
 from foalkit.features.encoders import broken
 from foalkit.features.reader import Reader
+from foalkit.files import scratch
 
 RATE, PICTURES = 16_000, 5  # samples and pictures of the second
 DECODERS = {"sound": ("pcm_s16le", "aac", "mp3", "flac"), "picture": ("mpeg4", "h264")}  # of the usual recordings
@@ -27,9 +27,9 @@ def try_out(reader: Reader, where: str) -> None:
     try:
         for name in DECODERS[reader.kind]:
             av.codec.Codec(name, "r")
-        with TemporaryDirectory(prefix="foalkit-") as folder:
+        with scratch() as folder:
             made = _sound if reader.kind == "sound" else _pictures
-            reader.encode(row, made(reader, Path(folder)))
+            reader.encode(row, made(reader, folder))
     except Exception as error:
         raise broken(error, where, reader.spec) from error
 

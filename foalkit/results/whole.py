@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from foalkit.files import digest, file_digest, read_mapping, read_sealed, remove, write_json, write_sealed
+from foalkit.files import digest, file_digest, read_mapping, read_sealed, remove, stamp, write_json, write_sealed
 from foalkit.params import Params
 from foalkit.results import records, robustness
 
@@ -152,13 +152,12 @@ def _remembering(cache: Path) -> Callable[[Path], str]:
         known = {}
 
     def hashed(file: Path) -> str:
-        stat = file.stat()
-        if stat.st_size < REMEMBERED:
+        if file.stat().st_size < REMEMBERED:
             return file_digest(file)
-        name, now = str(file), [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-        if known.get(name, [])[:4] != now:
-            known[name] = [*now, file_digest(file)]
+        key = f"{file}: {stamp(file)}"
+        if key not in known:
+            known[key] = file_digest(file)
             write_json(cache, known)
-        return known[name][4]
+        return known[key]
 
     return hashed

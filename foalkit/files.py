@@ -45,6 +45,11 @@ def refusal(error: OSError) -> str:
     return f"{f'{error.filename}: ' if error.filename else ''}{reason}; {to_do}"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 FORMULAS = "=+-@\t\r＝＋－＠"  # what begins one
 NO_FILE = "no such file"
 OF_THE_MACHINE = "a fault of this machine, not of the file: mend it, then start again: what is done stays"

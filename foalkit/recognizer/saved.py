@@ -10,6 +10,7 @@ from foalkit.files import (
     digest,
     entries_below,
     file_digest,
+    first_line,
     read_mapping,
     remove,
     sweep,
@@ -109,8 +110,7 @@ def read(cls, folder: Path):
             known[stream] = Familiar(kept["mean"].numpy(), kept["deviation"].numpy(), limit)
         return cls(params, variant, readers, members, known, config["scores"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{folder}: not a whole saved model ({why}); save it again") from None
+        raise UserError(f"{folder}: not a whole saved model ({first_line(error)}); save it again") from None
 
 
 def from_hub(cls, name: str):
@@ -120,7 +120,7 @@ def from_hub(cls, name: str):
     except UserError:
         raise
     except Exception as error:  # the hub's client raises many unrelated kinds: absent, offline, forbidden
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        why = first_line(error)
         raise UserError(f"{name}: neither a folder here nor a model that can be fetched from the hub ({why})") from None
 
 

@@ -16,6 +16,7 @@ from foalkit import CHECKOUT, ROOT, SHARED, UserError, __version__, arithmetic
 from foalkit.files import (
     SEAL,
     file_digest,
+    first_line,
     read_mapping,
     refusal,
     seal_holds,
@@ -176,7 +177,7 @@ def read_record(file: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{short(file)}: no record; the run has not finished") from None
     except (ValueError, IsADirectoryError) as error:  # not JSON, or not even text
-        raise Damaged(f"{short(file)}: not a whole record ({_first_line(error)}); {AGAIN}") from None
+        raise Damaged(f"{short(file)}: not a whole record ({first_line(error)}); {AGAIN}") from None
     except OSError as error:
         raise UserError(f"a record cannot be read: {refusal(error)}") from None
     if why := fault(record):
@@ -366,10 +367,6 @@ def compared(file: Path, written: str | None, hashed: Callable[[Path], str] = fi
     if not same:
         raise Damaged(f"{short(file)}: not the file its record was written with (digest differs); {AGAIN}")
     return file
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def short(path: Path) -> str:

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from foalkit.files import digest, file_digest, read_mapping, read_sealed, remove, stamp, write_json, write_sealed
+from foalkit.files import (
+    digest,
+    file_digest,
+    first_line,
+    read_mapping,
+    read_sealed,
+    remove,
+    stamp,
+    write_json,
+    write_sealed,
+)
 from foalkit.params import Params
 from foalkit.results import records, robustness
 
@@ -89,7 +99,7 @@ def _keep(made: Plan, file: Path, is_whole: Callable[..., bool], *about) -> None
             return
         why = None
     except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError, FileNotFoundError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = first_line(error)
     if _seen(file) == seen:
         remove(file)
         made.damaged += [f"{records.short(file)}: not whole ({why}); {records.AGAIN}"] if why else []

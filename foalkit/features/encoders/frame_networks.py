@@ -6,8 +6,8 @@ import numpy as np
 
 from foalkit import UserError
 from foalkit.devices import device, precision
-from foalkit.features.encoders.weights import check_width, download, dtype, first_line, identity, pinned
-from foalkit.files import file_digest
+from foalkit.features.encoders.weights import check_width, download, dtype, identity, pinned
+from foalkit.files import file_digest, first_line
 from foalkit.params.encoders import ClipImages, Expression
 from foalkit.params.load import expand
 from foalkit.puppets.networks import small_clip, small_vit

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from foalkit import UserError
-from foalkit.features.encoders.weights import first_line
-from foalkit.files import digest, file_digest, of_the_machine
+from foalkit.files import digest, file_digest, first_line, of_the_machine
 from foalkit.params.encoders import Imported
 from foalkit.params.load import expand
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from foalkit import UserError
 from foalkit.devices import device, precision
-from foalkit.features.encoders.weights import check_width, dtype, first_line, identity, pinned
+from foalkit.features.encoders.weights import check_width, dtype, identity, pinned
 from foalkit.features.media import SAMPLE_RATE
+from foalkit.files import first_line
 from foalkit.params.encoders import WavLM, WavLMWeights
 from foalkit.puppets.networks import small_wavlm
 

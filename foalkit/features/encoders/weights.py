@@ -1,7 +1,7 @@
 """Pretrained weights: pinned, checked, and for `model: small` written once with seeded random numbers."""
 
 from foalkit import UserError
-from foalkit.files import file_digest
+from foalkit.files import file_digest, first_line
 from foalkit.params.load import expand
 
 
@@ -42,10 +42,6 @@ def download(repository: str, file: str, revision: str) -> str:
 def check_width(where: str, name: str, width: int, expected: int) -> None:
     if width != expected:
         raise UserError(f"{where}: {name} gives {width} numbers a frame, the params say width {expected}")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def version(package: str) -> str:

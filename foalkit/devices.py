@@ -95,19 +95,16 @@ def reserve(numbers: list[int], count: int) -> int:
     free comes before one that others use; where none has a free share, the first one is used. Raises UserError for
     another GPU_JOBS than a number from 1.
     """
-    names_of = names(count)
-    for share, number in itertools.product(range(shares()), numbers):
-        if _held:
-            break
-        lock = (
-            Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{quote(names_of[number], safe='')}.{share}.lock"
-        )
+    for share, number in [] if _held else itertools.product(range(shares()), numbers):
+        name = quote(names(count)[number], safe="")
+        lock = Path(tempfile.gettempdir()) / f"foalkit-{os.getuid()}-gpu-{name}.{share}.lock"
         handle = lock.open("w", encoding="utf-8")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         _held[number] = handle
+        break
     return next((number for number in _held if number in numbers), numbers[0])
 
 

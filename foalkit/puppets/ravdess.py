@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from scipy.signal import resample_poly
 
 from foalkit import UserError
@@ -120,9 +121,10 @@ def _encode(path: Path, pictures, sound: np.ndarray) -> None:
         video.codec_context.thread_count = 1  # the same bytes on any number of cores
         video.codec_context.flags |= av.codec.context.Flags.bitexact
         audio = _add_aac(container)
+        to_yuv = VideoReformatter()  # one for all frames, as in iemocap.py
         for n, picture in enumerate(pictures):
             if picture is not None:
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+                frame = to_yuv.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format="yuv420p")
             frame.pts, frame.time_base = n, 1 / FPS
             container.mux(video.encode(frame))
         container.mux(video.encode(None))

@@ -56,7 +56,7 @@ def run(
     not theirs, an executor that is not installed, and locks of a grid that may still be running elsewhere.
     """
     from foalkit.corpora.manifest import corpus_root
-    from foalkit.features.data import up_to_date
+    from foalkit.features.data import stores_are_whole, up_to_date
 
     p = load(params, overrides)
     claim(p)  # before anything is written there
@@ -85,7 +85,7 @@ def run(
         prepared = p.folder / "preprocess.json"
         status, known = 0, os.path.lexists(prepared)
         todo = _plan(p) if known and up_to_date(p, stores=False) else None
-        if todo is None or (todo.trains and not up_to_date(p)):
+        if todo is None or (todo.trains and not stores_are_whole(p)):
             if known:
                 print("corpus, features or their settings have changed: preprocessing again", flush=True)
                 remove(prepared)

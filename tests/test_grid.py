@@ -110,6 +110,7 @@ def test_features_are_made_first_where_they_are_not_of_the_files_that_lie_there(
     assert "have changed: preprocessing again" in capsys.readouterr().out and not prepared.exists()
     prepared.write_text("{}")
     monkeypatch.setattr(data, "up_to_date", lambda p, **how: True)
+    monkeypatch.setattr(data, "stores_are_whole", lambda p: True)
     grid.run("demo", outputs, folder=folder)
     assert ["--until" in call for call, _ in seen[4:]] == [False] and prepared.exists()
 

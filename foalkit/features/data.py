@@ -215,15 +215,20 @@ def up_to_date(params: Params, *, stores: bool = True) -> bool:
     is looked at.
     """
     info = _prepared(params, stores)
-    if info is None or sources(params) not in (None, info.get("sources")):
-        return False
+    same = info is not None and sources(params) in (None, info.get("sources"))
+    return same and (not stores or stores_are_whole(params))
+
+
+def stores_are_whole(params: Params) -> bool:
+    """Whether the stores that preprocess.json names are there and hold what was written."""
+    info = _prepared(params)
     try:
-        for stream in set(params.features) - set(info.get("without", {})) if stores else ():
+        for stream in set(params.features) - set(info.get("without", {})) if info else ():
             for own in params.sets(stream).values():
                 _opened(own.store_folder(stream))
     except UserError:  # damaged: it is built again
         return False
-    return True
+    return info is not None
 
 
 def sources(params: Params) -> str | None:
